@@ -1,0 +1,51 @@
+# make run: the workflow with config/config.yaml.  make test, make lint: what .ci/run calls, too.
+# make lock: resolve the lock files anew.  make clean: remove .venv and caches, never results/.
+.POSIX:
+.SILENT:
+.PHONY: run test lint lock clean
+
+PYTHON = python3
+VENV = .venv
+ENTER = . $(VENV)/bin/activate
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+INSTALL = $(PIP) install -qq
+
+run: $(VENV)/.installed
+	$(ENTER) && snakemake --cores 8 --resources gpu=1
+
+test: $(VENV)/.installed-dev
+	$(ENTER) && pytest -q
+
+lint: $(VENV)/.installed-dev
+	$(ENTER) && ruff check --quiet
+	$(ENTER) && ruff format --check --quiet
+	$(ENTER) && snakefmt --check workflow
+	$(ENTER) && snakemake --lint
+	$(ENTER) && mypy
+
+# The CUDA packages where a driver answers; they also serve where the package index offers no CPU build of torch.
+$(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"unetpipe needs Python 3.11 or later, $(PYTHON) is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	lock=requirements-cpu.lock; \
+	if nvidia-smi >/dev/null 2>&1; then lock=requirements-cuda.lock; \
+	elif test "$$(uname)" = Linux && ! $(PIP) index versions torch 2>/dev/null | grep -q '+cpu'; then \
+		echo "no CPU build of torch at the package index: the CUDA build serves, its download is several GB"; \
+		lock=requirements-cuda.lock; \
+	fi; \
+	echo "installing $$lock into $(VENV): some minutes"; \
+	$(INSTALL) --require-hashes -r $$lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	touch $@
+
+lock:
+	.ci/lock $(UPGRADE)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find unetpipe tests benchmarks workflow -name __pycache__ -prune -exec rm -rf {} +

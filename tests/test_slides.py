@@ -1,0 +1,135 @@
+"""Planes on disk: round trips, alignment, damage, and metadata by the official schema."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from unetpipe.errors import StoreError
+from unetpipe.geometry import Box
+from unetpipe.slides import (
+    area_mean,
+    coarser_block,
+    create_plane,
+    digest_of,
+    level_shapes,
+    nearest,
+    open_plane,
+    write_multiscale,
+)
+
+
+def filled(folder: Path, shape: tuple[int, ...], side: int) -> tuple[np.ndarray, list[str]]:
+    """A plane of random pixels on disk, and its shards' digests."""
+    pixels = np.random.default_rng(0).integers(0, 60000, shape, dtype=np.uint16)
+    plane = create_plane(folder, shape=shape, dtype=np.uint16, shard_side=side)
+    digests = [plane.write_shard(box, np.ascontiguousarray(pixels[(..., *box.slices)])) for _, box in plane.iter_shards()]
+    return pixels, digests
+
+
+@pytest.mark.parametrize("shape", [(70, 130), (3, 64, 65), (1, 1)])
+@pytest.mark.parametrize("side", [16, 48, 256])
+def test_read_is_crop_of_what_was_written(tmp_path: Path, shape: tuple[int, ...], side: int) -> None:
+    pixels, _ = filled(tmp_path / "0", shape, side)
+    plane = open_plane(tmp_path / "0")
+    assert np.array_equal(plane.read_whole(), pixels)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        (y0, y1), (x0, x1) = (sorted(rng.integers(0, n + 1, 2)) for n in shape[-2:])
+        box = Box(start=(int(y0), int(x0)), stop=(int(y1), int(x1)))
+        assert np.array_equal(plane.read(box), pixels[(..., *box.slices)])
+
+
+def test_writing_part_of_a_shard_is_impossible(tmp_path: Path) -> None:
+    plane = create_plane(tmp_path / "0", shape=(64, 64), dtype=np.uint8, shard_side=32)
+    for box in (Box(start=(0, 0), stop=(16, 32)), Box(start=(16, 0), stop=(48, 32)), Box(start=(0, 0), stop=(64, 64))):
+        with pytest.raises(AssertionError):
+            plane.write_shard(box, np.zeros(box.shape, np.uint8))
+
+
+def test_an_interrupted_array_is_opened_and_not_emptied(tmp_path: Path) -> None:
+    pixels, _ = filled(tmp_path / "0", (40, 40), 16)
+    again = create_plane(tmp_path / "0", shape=(40, 40), dtype=np.uint16, shard_side=16)
+    assert np.array_equal(again.read_whole(), pixels)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    filled(tmp_path / "0", (64, 64), 64)
+    file = next((tmp_path / "0" / "c").rglob("0"))
+    while file.is_dir():
+        file = next(file.iterdir())
+    good = file.read_bytes()
+    rng = np.random.default_rng(2)
+    for position in rng.integers(0, len(good), 60):
+        bad = bytearray(good)
+        bad[position] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bytes(bad))
+        with pytest.raises(StoreError, match="damaged"):
+            open_plane(tmp_path / "0").read_whole()
+
+
+def test_missing_array_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no readable array"):
+        open_plane(tmp_path / "0")
+
+
+def test_digest_does_not_know_memory_layout() -> None:
+    block = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    assert digest_of(block) == digest_of(np.asfortranarray(block)) == digest_of(block.astype(">u2"))
+    assert digest_of(block) != digest_of(block.T)
+
+
+def test_area_mean_by_hand() -> None:
+    assert area_mean(np.array([[1, 2, 9], [3, 4, 9], [0, 1, 7]], np.uint8)).tolist() == [[3, 9], [1, 7]]
+    assert area_mean(np.array([[0.0, 1.0], [2.0, 4.0]], np.float32)).tolist() == [[1.75]]
+    top = np.full((2, 2, 2), 65535, np.uint16)
+    assert area_mean(top).tolist() == [[[65535]], [[65535]]]
+
+
+def test_nearest_invents_no_label() -> None:
+    assert nearest(np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint32)).tolist() == [[1, 3], [7, 9]]
+
+
+@pytest.mark.parametrize("reduce", [area_mean, nearest])
+def test_coarser_levels_do_not_know_the_shards(tmp_path: Path, reduce) -> None:
+    pixels, _ = filled(tmp_path / "0", (75, 45), 16)
+    coarser = create_plane(tmp_path / "1", shape=(38, 23), dtype=np.uint16, shard_side=16)
+    for _, box in coarser.iter_shards():
+        coarser.write_shard(box, coarser_block(open_plane(tmp_path / "0"), box, reduce))
+    assert np.array_equal(coarser.read_whole(), reduce(pixels))
+
+
+def test_pyramid_halves() -> None:
+    assert level_shapes((513, 3)) == [(513, 3), (257, 2), (129, 1)]
+    assert level_shapes((1, 1)) == [(1, 1)]
+
+
+@pytest.mark.parametrize("pixel_size", [None, 0.25])
+@pytest.mark.parametrize("label", [False, True])
+def test_metadata_is_valid_ome_zarr(tmp_path: Path, data_folder: Path, pixel_size: float | None, label: bool) -> None:
+    shapes = [(40, 50), (20, 25)] if label else [(3, 40, 50), (3, 20, 25)]
+    for level, shape in enumerate(shapes):
+        filled(tmp_path / str(level), shape, 16)
+    windows = None if label else [(0.0, 9.0)] * 3
+    write_multiscale(
+        tmp_path, name="a", shapes=list(shapes), pixel_size_um=pixel_size, centred=True, label=label, windows=windows
+    )
+    folder = data_folder / "ngff" / "0.5" / "schemas"
+    schemas = [json.loads(p.read_text()) for p in folder.glob("*.schema")]
+    registry = Registry().with_resources([(s["$id"], DRAFT202012.create_resource(s)) for s in schemas])
+    attributes = json.loads((tmp_path / "zarr.json").read_text())["attributes"]
+    for name in ["image", "strict_image"] if not label else ["image", "label"]:
+        schema = json.loads((folder / f"{name}.schema").read_text())
+        Draft202012Validator(schema, registry=registry).validate(attributes)
+
+
+def test_metadata_is_valid_by_a_second_opinion(tmp_path: Path) -> None:
+    yaozarrs = pytest.importorskip("yaozarrs")
+    for level, shape in enumerate([(40, 50), (20, 25)]):
+        filled(tmp_path / str(level), shape, 16)
+    write_multiscale(tmp_path, name="a", shapes=[(40, 50), (20, 25)], pixel_size_um=0.5, centred=False)
+    yaozarrs.validate_zarr_store(str(tmp_path))

@@ -1,0 +1,5 @@
+"""``python -m unetpipe``."""
+
+from unetpipe.cli import main
+
+main()

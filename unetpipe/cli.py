@@ -1,0 +1,230 @@
+"""The command line: one command per stage. An error becomes one line on stderr and exit code 2."""
+
+import errno
+import importlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from unetpipe import __version__
+from unetpipe.errors import Interrupted, UnetpipeError
+
+__all__ = ["main"]
+
+MAX_LINE = 300
+
+app = typer.Typer(
+    name="unetpipe",
+    help="U-Net segmentation of microscopy, from a sample sheet to segmented slides and a report.\n\n"
+    "Each command is one stage of the workflow, and runs alone just as Snakemake runs it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Output = Annotated[Path, typer.Option(help="Manifest to write; the result's store lies beside it.")]
+Spec = Annotated[str, typer.Option(help="The stage's settings as JSON; what is left out has its default.")]
+Code = Annotated[str, typer.Option(help="Fingerprint of the stage's code; computed if empty.")]
+Log = Annotated[Path | None, typer.Option(help="File for progress messages; stderr if none.")]
+Threads = Annotated[int, typer.Option(help="Processors to use at most.", min=1)]
+Manifests = Annotated[list[Path], typer.Argument(help="Manifests of earlier stages, in any order.")]
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process."""
+    logging.basicConfig(format="unetpipe: %(message)s", level=logging.WARNING)
+    try:
+        app(standalone_mode=True)
+    except Interrupted as stop:
+        end(str(stop), 75)
+    except KeyboardInterrupt:
+        end("interrupted; finished work is saved, the same command goes on", 130)
+    except UnetpipeError as error:
+        end(str(error), 2)
+    except MemoryError:
+        end("out of memory; lower predict.core_px or augment.input_px, or run fewer jobs at once", 2)
+    except OSError as error:
+        reasons = {errno.ENOSPC: "no space left on the disk; make room and give the same command again"}
+        end(f"{error.filename or 'a file'}: {reasons.get(error.errno or 0, error.strerror or str(error))}", 2)
+    sys.exit(0)
+
+
+def end(message: str, code: int) -> NoReturn:
+    """Say one line and leave."""
+    line = " ".join(message.split())
+    if len(line) > MAX_LINE - 10:
+        line = line[: MAX_LINE // 2 - 10] + " ... " + line[-MAX_LINE // 2 + 10 :]
+    logging.getLogger(__name__).error(line)
+    sys.exit(code)
+
+
+def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., None]) -> None:
+    """Set up a stage, parse its settings, and call it with them."""
+    from unetpipe import config, fingerprint, signals
+
+    set_up_logging(log)
+    signals.listen()
+    parsed: Any = config.spec_from_json(config.STAGE_SPECS[verb], spec, f"{verb} --spec")
+    module = f"unetpipe.steps.{verb}"
+    step = getattr(importlib.import_module(module), verb)
+    call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+
+
+def set_up_logging(path: Path | None) -> None:
+    """Progress goes to the log file, or to stderr if there is none; warnings and errors always go to stderr."""
+    logging.getLogger("unetpipe").setLevel(logging.INFO)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root = logging.getLogger()
+        root.handlers[0].setLevel(logging.WARNING)
+        root.addHandler(file)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def simulate(
+    image: Annotated[Path, typer.Argument(help="TIFF file to write.")],
+    annotation: Annotated[Path | None, typer.Option(help="TIFF file for the exact instance labels.")] = None,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Draw an image of touching cells with its exact labels, of any size, e.g. --spec '{"side": 4096}'."""
+    run("simulate", spec, code, log, lambda step, spec, code: step(image, annotation, spec=spec))
+
+
+@app.command()
+def ingest(
+    image: Annotated[Path, typer.Argument(help="TIFF, PNG or JPEG file.")],
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Read a source image and store it as an OME-Zarr pyramid."""
+    run("ingest", spec, code, log, lambda step, **rest: step(image, output=output, **rest))
+
+
+@app.command()
+def annotate(
+    annotation: Annotated[Path, typer.Argument(help="TIFF or PNG file with instances, a mask or classes.")],
+    image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Read an annotation as instances and classes, with a background ridge between touching instances."""
+    run("annotate", spec, code, log, lambda step, **rest: step(annotation, image, output=output, **rest))
+
+
+@app.command()
+def weigh(
+    labels: Annotated[Path, typer.Argument(help="Manifest of the annotated labels.")],
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Compute the loss weights that separate touching objects."""
+    run("weigh", spec, code, log, lambda step, **rest: step(labels, output=output, **rest))
+
+
+@app.command()
+def augment(
+    image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
+    labels: Annotated[Path, typer.Argument(help="Manifest of its labels.")],
+    weights: Annotated[Path, typer.Argument(help="Manifest of its weights.")],
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Draw training patches: shifted, rotated, mirrored, elastically deformed."""
+    run("augment", spec, code, log, lambda step, **rest: step(image, labels, weights, output=output, **rest))
+
+
+@app.command()
+def train(
+    manifests: Manifests,
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+    threads: Threads = 8,
+) -> None:
+    """Train a network on patches; goes on where a killed run stopped."""
+    run("train", spec, code, log, lambda step, **rest: step(manifests, output=output, threads=threads, **rest))
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
+    model: Annotated[Path, typer.Argument(help="Manifest of the trained model.")],
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+    threads: Threads = 8,
+) -> None:
+    """Apply a network to an image or slide by seamless overlap-tile inference."""
+    run("predict", spec, code, log, lambda step, **rest: step(image, model, output=output, threads=threads, **rest))
+
+
+@app.command()
+def segment(
+    probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Turn probabilities into classes and instances, stitched over the whole slide."""
+    run("segment", spec, code, log, lambda step, **rest: step(probabilities, output=output, **rest))
+
+
+@app.command()
+def evaluate(
+    segmentation: Annotated[Path, typer.Argument(help="Manifest of the segmentation.")],
+    probabilities: Annotated[Path, typer.Argument(help="Manifest of the probabilities.")],
+    labels: Annotated[Path, typer.Argument(help="Manifest of the true labels.")],
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Hold a segmentation against the truth."""
+    inputs = (segmentation, probabilities, labels)
+    run("evaluate", spec, code, log, lambda step, **rest: step(*inputs, output=output, **rest))
+
+
+@app.command()
+def report(
+    manifests: Manifests,
+    output: Output,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Write one page with settings, curves, scores and pictures."""
+    run("report", spec, code, log, lambda step, **rest: step(manifests, output=output, **rest))

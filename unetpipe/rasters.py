@@ -1,0 +1,348 @@
+"""PNG and JPEG files, and what every reader needs: one-line refusals and size limits.
+
+A reader believes no header: sizes are compared with limits and with the bytes at hand before anything is
+allocated, and whatever a decoder raises becomes one `SourceError`.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from xml.etree.ElementTree import ParseError
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from unetpipe.codestreams import jpeg_frame
+from unetpipe.errors import GeometryError, SourceError
+from unetpipe.geometry import Box
+
+__all__ = [
+    "DECODE_LIMIT",
+    "Palette",
+    "RasterSource",
+    "check_box",
+    "check_declared_size",
+    "damage_reported",
+    "refusal",
+]
+
+Palette = Literal["colours", "indices"]
+
+DECODE_LIMIT = 512 * 2**20
+"""Most bytes that may be decoded at once: a strip, a tile, or a whole PNG or JPEG."""
+
+# zstd stores 128 KiB of one value in 4 bytes; deflate reaches 1,032:1, JPEG and JPEG 2000 less than 3,000:1.
+_RATIO_LIMIT = 50_000
+_RATIO_FREE = 64 * 2**20
+_SLICE = 2**16
+
+# Decoders raise nearly anything on damaged input; this is every built-in class that was seen or is documented.
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    ParseError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def _printable(text: str) -> str:
+    """One line of `text` without control characters and foreign surrogates."""
+    return " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+
+
+def refusal(path: Path, text: str) -> SourceError:
+    """The error that says in one line why a file is not read.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its name opens the message, shortened to 80 characters.
+    text : str
+        What is wrong and what to do; cut so that the line has at most 300 characters.
+
+    Examples
+    --------
+    >>> str(refusal(Path("a/slide.tif"), "is empty"))
+    'slide.tif: is empty'
+    """
+    name = _printable(path.name or str(path))
+    name = name if len(name) <= 80 else f"{name[:50]}...{name[-27:]}"
+    line = f"{name}: {_printable(text)}"
+    return SourceError(line if len(line) <= 300 else f"{line[:297]}...")
+
+
+@contextmanager
+def damage_reported(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block into one `SourceError` about `path`.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is being read.
+
+    Raises
+    ------
+    SourceError
+        In place of any error of the decoders; a `SourceError` passes unchanged.
+    """
+    try:
+        yield
+    except SourceError:
+        raise
+    except MemoryError as error:
+        raise refusal(path, "needs more memory than there is; is its header damaged?") from error
+    except PermissionError as error:
+        raise refusal(path, "may not be read: permission denied") from error
+    except _DAMAGE as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise refusal(path, f"is damaged or not supported ({kind}{error})") from error
+
+
+def check_declared_size(path: Path, *, declared: int, stored: int) -> None:
+    """Refuse an image that its file cannot hold: more than 64 MiB, and 50,000 times the bytes stored for it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    declared : int
+        Bytes of the decoded image, according to its header.
+    stored : int
+        Bytes of the file that encode it.
+
+    Raises
+    ------
+    SourceError
+        If no real codec compresses that much.
+    """
+    if declared > _RATIO_FREE and declared > _RATIO_LIMIT * stored:
+        raise refusal(
+            path,
+            f"declares {declared} bytes of pixels, but {stored} bytes are stored for them: more than "
+            f"{_RATIO_LIMIT}:1 is taken for a damaged or hostile header",
+        )
+
+
+def check_box(box: Box, shape: tuple[int, int]) -> None:
+    """Refuse a box that is not inside an image.
+
+    Parameters
+    ----------
+    box : Box
+        What is to be read.
+    shape : (int, int)
+        Height and width of the image in px.
+
+    Raises
+    ------
+    GeometryError
+        If a pixel of the box is outside.
+    """
+    if box.clipped(shape) != box:
+        raise GeometryError(f"box from {box.start} to {box.stop} reaches outside the image of {shape} px; clip it")
+
+
+class _PngHeader(NamedTuple):
+    """What the IHDR chunk of a PNG declares."""
+
+    width: int
+    height: int
+    bits: int
+    colour: int
+    """0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded image."""
+        return self.height * self.width * _PNG_SAMPLES[self.colour] * (2 if self.bits == 16 else 1)
+
+
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+
+
+def _png_header(data: bytes) -> _PngHeader:
+    """IHDR of a PNG; ValueError where it is missing or not legal."""
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise ValueError("PNG without its header chunk")
+    header = _PngHeader(*struct.unpack_from(">IIBB", data, 16))
+    if zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
+        raise ValueError("wrong check sum of the chunk IHDR")
+    if header.bits not in _PNG_BITS.get(header.colour, ()) or data[26:29] not in (b"\0\0\0", b"\0\0\1"):
+        raise ValueError(f"PNG of colour type {header.colour} with {header.bits} bits, methods {data[26:29].hex()}")
+    return header
+
+
+def _png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Name and body of the chunks that pixels depend on, after a look at their check sums."""
+    name, position = b"", 8
+    while name != b"IEND":
+        start = position + 8
+        stop = start + int.from_bytes(data[position : position + 4], "big")
+        name, check = bytes(data[position + 4 : start]), data[stop : stop + 4]
+        if len(check) < 4:
+            raise ValueError("PNG is truncated")
+        position = stop + 4
+        if name in (b"PLTE", b"IDAT", b"IEND"):
+            if zlib.crc32(data[start:stop], zlib.crc32(name)) != int.from_bytes(check, "big"):
+                raise ValueError(f"wrong check sum of the chunk {name.decode()}")
+            yield name, data[start:stop]
+
+
+def _check_inflates(pieces: list[memoryview], limit: int) -> None:
+    """Refuse a zlib stream that is damaged, cut off or too long: of a wrong check sum libpng only prints a warning."""
+    stream, total = zlib.decompressobj(), 0
+    for part in (piece[i : i + _SLICE] for piece in pieces for i in range(0, len(piece), _SLICE)):
+        rest: bytes | memoryview = part
+        while rest and not stream.eof:
+            total += len(stream.decompress(rest, 2**20))
+            rest = stream.unconsumed_tail
+            if total > limit:
+                raise ValueError("PNG holds more pixels than it declares")
+    if not stream.eof:
+        raise ValueError("PNG is truncated inside its pixels")
+
+
+def _png_image(data: bytes) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """(Y, X) or (Y, X, samples) pixels of a PNG, and its (colours, 3) palette where the pixels are indices.
+
+    The decoder gets a minimal PNG in which a palette image is declared grey: it returns indices, and it says
+    nothing on stderr about chunks that do not matter here.
+    """
+    header, chunks = _png_header(data), list(_png_chunks(memoryview(data)))
+    pixels = [body for name, body in chunks if name == b"IDAT"]
+    # Two bytes per row for the filters of an interlaced image, which has up to 15/8 as many rows.
+    _check_inflates(pixels, header.nbytes + 2 * header.height + 16)
+    palette = b"".join(body for name, body in chunks if name == b"PLTE") if header.colour == 3 else None
+    start = data[16:25] + (b"\0" if palette is not None else data[25:26]) + data[26:29]
+    plain: list[bytes | memoryview] = [data[:8]]
+    bodies: list[tuple[bytes, bytes | memoryview]] = [(b"IHDR", start), *((b"IDAT", body) for body in pixels)]
+    for name, body in [*bodies, (b"IEND", b"")]:
+        check = zlib.crc32(body, zlib.crc32(name))
+        plain += [struct.pack(">I", len(body)), name, body, struct.pack(">I", check)]
+    image: NDArray[Any] = np.asarray(imagecodecs.png_decode(b"".join(plain)))
+    return image, None if palette is None else np.frombuffer(palette, np.uint8).reshape(-1, 3)
+
+
+class RasterSource:
+    """A PNG or JPEG as a source; the whole image is decoded at the first read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    palette : {"colours", "indices"}
+        Whether the pixels of a palette PNG are their colours (3 channels) or their indices (1 channel).
+        With "indices", grey PNGs of 1, 2 or 4 bits keep their stored values too; else they fill 0 to 255.
+
+    Raises
+    ------
+    SourceError
+        If the header is damaged, or declares more than 512 MiB or than the file can hold.
+
+    Notes
+    -----
+    Alpha is dropped. The orientation in a JPEG's EXIF block is not applied, nor is a pixel size read.
+    """
+
+    pixel_size_um: float | None = None
+
+    def __init__(self, path: Path, *, palette: Palette) -> None:
+        self.path = path
+        self._image: NDArray[Any] | None = None
+        self._colours: NDArray[np.uint8] | None = None
+        self._scale = 1
+        self._data: bytes = b""
+        with damage_reported(path):
+            if path.stat().st_size > DECODE_LIMIT:
+                raise refusal(path, f"has more than {DECODE_LIMIT} bytes; convert it to a tiled TIFF")
+            self._data = path.read_bytes()
+            self._png = self._data.startswith(b"\x89PNG")
+            self._indices = palette == "indices"
+            nbytes = self._declare_png() if self._png else self._declare_jpeg()
+        if min(self.shape) < 1:
+            raise refusal(path, f"declares an image of {self.shape[0]} x {self.shape[1]} px")
+        if nbytes > DECODE_LIMIT:
+            raise refusal(path, f"declares {nbytes} bytes, limit {DECODE_LIMIT}; convert it to a tiled TIFF")
+        check_declared_size(path, declared=nbytes, stored=len(self._data))
+
+    def _declare_png(self) -> int:
+        """Facts from the header of a PNG; bytes of the decoded image."""
+        header = _png_header(self._data)
+        self.shape = (header.height, header.width)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint16 if header.bits == 16 else np.uint8)
+        self.channels = 3 if header.colour in (2, 6) or (header.colour == 3 and not self._indices) else 1
+        # A decoder makes small values fill 0 to 255; indices, and grey values read as such, are scaled back.
+        scaled = header.bits < 8 and (header.colour == 3 or self._indices)
+        self._scale = 255 // (2**header.bits - 1) if scaled else 1
+        return header.nbytes
+
+    def _declare_jpeg(self) -> int:
+        """Facts from the frame header of a JPEG; bytes of the decoded image."""
+        frame = jpeg_frame(self._data)
+        if frame.bits != 8 or frame.components not in (1, 3) or frame.process not in (0xC0, 0xC1, 0xC2):
+            raise refusal(
+                self.path,
+                f"is a JPEG with {frame.components} components of {frame.bits} bits (process {frame.process:#x}); "
+                "expected a lossy grey or RGB one of 8 bits; convert it to TIFF or PNG",
+            )
+        # The decoder fills what is missing with grey and says nothing; the end marker cannot occur inside a scan.
+        if self._data.find(b"\xff\xd9", frame.end) < 0:
+            raise refusal(self.path, "is truncated: a JPEG without its end marker")
+        self.shape = (frame.height, frame.width)
+        self.dtype = np.dtype(np.uint8)
+        self.channels = frame.components
+        return frame.nbytes
+
+    def _decode(self) -> NDArray[Any]:
+        """The whole image, (Y, X, samples), palette indices as one sample."""
+        if self._png:
+            image, colours = _png_image(self._data)
+            self._colours = None if self._indices else colours
+        else:
+            image = np.asarray(imagecodecs.jpeg8_decode(self._data))
+        if image.shape[:2] != self.shape or image.dtype != self.dtype:
+            raise ValueError(f"decodes to {image.shape} {image.dtype}, declared {self.shape} {self.dtype}")
+        image = image.reshape(*self.shape, -1)
+        if image.shape[2] < self.channels and self._colours is None:
+            raise ValueError(f"decodes to {image.shape[2]} channels, declared {self.channels}")
+        return image if self._scale == 1 else image // self._scale
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Pixels of a box, (C, Y, X); see `unetpipe.sources.Source`."""
+        check_box(box, self.shape)
+        rows, columns = box.slices
+        with damage_reported(self.path):
+            if self._image is None:
+                if not self._data:
+                    raise refusal(self.path, "is closed")
+                self._image = self._decode()
+                self._data = b""
+            block = self._image[rows, columns, : self.channels]
+            if self._colours is not None:
+                block = self._colours[self._image[rows, columns, 0]]
+        return np.ascontiguousarray(np.moveaxis(block, 2, 0))
+
+    def close(self) -> None:
+        """Let go of the image."""
+        self._image, self._data = None, b""
+
+    def __enter__(self) -> "RasterSource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

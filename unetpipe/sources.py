@@ -1,0 +1,204 @@
+"""Source images as they come, behind one lazy reader: TIFF, OME-TIFF, SVS, NDPI, PNG and JPEG.
+
+`open_source` looks at the first bytes, not at the file's name, and reads headers only; `Source.read` decodes
+what meets a box. Whatever is wrong with a file ends in one `SourceError` of one line.
+"""
+
+import stat
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetpipe.geometry import Box
+from unetpipe.rasters import Palette, RasterSource, damage_reported, refusal
+from unetpipe.tiff import TiffSource
+
+__all__ = ["Source", "checked_image_block", "image_dtype", "open_source"]
+
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_IMAGE_DTYPES = {
+    "u1": np.uint8,
+    "u2": np.uint16,
+    "i1": np.float32,
+    "i2": np.float32,
+    "f2": np.float32,
+    "f4": np.float32,
+    "f8": np.float32,
+}
+
+
+class Source(Protocol):
+    """An open image file: one plane, upright, without alpha, read box by box.
+
+    It is a context manager; leaving it closes the file. It is not meant for several threads.
+    """
+
+    path: Path
+    """The file."""
+    shape: tuple[int, int]
+    """Height and width in px."""
+    channels: int
+    """Number of channels."""
+    dtype: np.dtype[Any]
+    """As stored, but uint8 (0 and 1) for bool and float32 for half floats."""
+    pixel_size_um: float | None
+    """Side of a pixel in um, where the file declares one that can be believed."""
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Pixels of a box.
+
+        Parameters
+        ----------
+        box : Box
+            What to read, inside the image.
+
+        Returns
+        -------
+        (C, Y, X) array
+            A new array of `dtype`.
+
+        Raises
+        ------
+        GeometryError
+            If the box reaches outside the image.
+        SourceError
+            If a segment that meets the box is damaged.
+        """
+
+    def close(self) -> None:
+        """Close the file; later reads are errors."""
+
+    def __enter__(self) -> Self:
+        """This source."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+
+
+def open_source(path: Path, *, plane: int | None = None, palette: Palette = "colours") -> Source:
+    """Open an image file for reading; no pixel is decoded yet.
+
+    Parameters
+    ----------
+    path : Path
+        A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG or JPEG, told by its first bytes.
+    plane : int, optional
+        Which z or time plane, counted from 0 in the order of the file; needed where there are several.
+    palette : {"colours", "indices"}
+        Whether the pixels of a palette image are its colours, RGB, or its indices, one channel: annotations are
+        often stored as indices. With "indices", grey PNGs of 1, 2 or 4 bits keep their values; else they fill 0 to 255.
+
+    Returns
+    -------
+    Source
+        The finest level of the main image.
+
+    Raises
+    ------
+    SourceError
+        If the file is missing, a directory, empty, unreadable, of another format, damaged or truncated, declares more
+        than it can hold, or holds several planes and none is named.
+
+    Notes
+    -----
+    Files are not trusted. Before anything is allocated, the declared size is compared with the bytes at hand (at most
+    50,000:1 above 64 MiB); what is decoded at once has at most 512 MiB (a strip, a tile, a whole PNG or JPEG); a TIFF
+    has at most 100,000 pages in a chain without cycles, and all its strips or tiles lie inside the file. A TIFF that
+    lacks a strip or tile is refused: a sparse file cannot be told from one whose writer was stopped.
+    """
+    with damage_reported(path):
+        header = _header(path)
+    if header.startswith(_TIFF_MAGIC):
+        return TiffSource(path, plane=plane, palette=palette)
+    if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        raise refusal(
+            path,
+            f"is of an unknown format (it starts with {header[:4].hex(' ')}); "
+            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG or JPEG",
+        )
+    if plane:
+        raise refusal(path, f"has no plane {plane}: a PNG or JPEG holds one, number 0")
+    return RasterSource(path, palette=palette)
+
+
+def _header(path: Path) -> bytes:
+    """First bytes of a regular file that is not empty."""
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise refusal(path, f"does not exist (looked in {path.parent})") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise refusal(path, "is a directory; expected an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise refusal(path, "is a device or pipe; expected an image file")
+    if not status.st_size:
+        raise refusal(path, "is empty (0 bytes)")
+    with path.open("rb") as file:
+        return file.read(8)
+
+
+def image_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
+    """Type in which pixels of `dtype` are kept as an image.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        `Source.dtype`.
+    path : Path
+        The file, for the message.
+
+    Returns
+    -------
+    numpy.dtype
+        uint8 and uint16 as they are; float32 for int8, int16 and all floats.
+
+    Raises
+    ------
+    SourceError
+        For integers of 32 or 64 bits, which hold labels or counts and would lose digits in float32.
+
+    Examples
+    --------
+    >>> image_dtype(np.dtype(np.int16), Path("a.tif"))
+    dtype('float32')
+    """
+    kept = _IMAGE_DTYPES.get(np.dtype(dtype).str[1:])
+    if kept is None:
+        raise refusal(path, f"holds {np.dtype(dtype)} values; an image has uint8, uint16, int8, int16 or float ones")
+    return np.dtype(kept)
+
+
+def checked_image_block(block: NDArray[Any], path: Path) -> NDArray[Any]:
+    """A block of a source as image values, all finite.
+
+    Parameters
+    ----------
+    block : array
+        Any shape; what `Source.read` gave.
+    path : Path
+        The file, for the message.
+
+    Returns
+    -------
+    array
+        The same values as uint8, uint16 or float32 (see `image_dtype`); the block itself where nothing changes.
+
+    Raises
+    ------
+    SourceError
+        For other types, for NaN and infinity, and for float64 beyond the range of float32.
+
+    Examples
+    --------
+    >>> checked_image_block(np.array([1.5]), Path("a.tif")).dtype
+    dtype('float32')
+    """
+    dtype = image_dtype(block.dtype, path)
+    with np.errstate(over="ignore"):
+        values = block.astype(dtype, copy=False)
+    if dtype.kind == "f" and not np.isfinite(values).all():
+        count = int(values.size - np.isfinite(values).sum())
+        raise refusal(path, f"holds {count} values that are NaN, infinite or beyond float32 in one block; replace them")
+    return values

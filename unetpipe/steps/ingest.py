@@ -1,0 +1,92 @@
+"""ingest: a source image as an OME-Zarr pyramid with checked pixels and known intensities."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetpipe.errors import SourceError
+from unetpipe.manifests import Ledger, open_ledger
+from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
+from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
+from unetpipe.specs import IngestSpec
+
+__all__ = ["ingest"]
+
+# Percentiles are taken from the finest level of at most this many pixels, so that memory stays bounded.
+STATISTICS_PX = 2**24
+LOW, HIGH = 1.0, 99.8
+
+
+def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
+    """Read a source image and write it as OME-Zarr 0.5 with a pyramid.
+
+    Reads
+    -----
+    image : image file
+        TIFF, PNG or JPEG; 8 or 16 bit or float; grey, RGB or RGBA.
+
+    Writes
+    ------
+    output : manifest
+        Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X).
+    """
+    with open_source(image, plane=spec.plane) as source:
+        channels = kept_channels(source, spec)
+        with open_ledger(output, stage="ingest", spec=spec, code=code, sources=[image]) as ledger:
+            if ledger.complete:
+                return
+            dtype = image_dtype(source.dtype, image)
+            shapes = [(len(channels), *shape) for shape in level_shapes(source.shape)]
+            levels = [create_plane(ledger.store / str(i), shape=shape, dtype=dtype) for i, shape in enumerate(shapes)]
+            copy_pixels(source, channels, levels[0], ledger)
+            for finer, coarser in zip(levels, levels[1:], strict=False):
+                for unit, box in coarser.iter_shards():
+                    if unit not in ledger:
+                        ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))
+            pixel_size = spec.pixel_size_um or source.pixel_size_um
+            windows = intensity_windows(levels)
+            write_multiscale(
+                ledger.store,
+                name=output.name.removesuffix(".json"),
+                shapes=shapes,
+                pixel_size_um=pixel_size,
+                centred=True,
+                windows=windows,
+            )
+            facts = {
+                "shape": list(source.shape),
+                "channels": len(channels),
+                "dtype": dtype.name,
+                "levels": len(levels),
+                "pixel_size_um": pixel_size,
+                "percentiles": windows,
+            }
+            ledger.publish(facts)
+
+
+def kept_channels(source: Source, spec: IngestSpec) -> list[int]:
+    """Indices of the channels to keep, held against the source's."""
+    channels = list(range(source.channels)) if spec.channels is None else list(spec.channels)
+    if max(channels) >= source.channels:
+        raise SourceError(
+            f"{source.path}: expected channels 0 to {source.channels - 1}, came {max(channels)}; "
+            "correct the column channels of the sample sheet"
+        )
+    return channels
+
+
+def copy_pixels(source: Source, channels: list[int], plane: Plane, ledger: Ledger) -> None:
+    """Copy level 0 shard by shard."""
+    for unit, box in plane.iter_shards():
+        if unit not in ledger:
+            block = checked_image_block(source.read(box), source.path)[channels]
+            ledger.append(unit, plane.write_shard(box, np.ascontiguousarray(block)))
+
+
+def intensity_windows(levels: list[Plane]) -> list[tuple[float, float]]:
+    """Low and high percentile of each channel, from the finest level that is small enough."""
+    small = [plane for plane in levels if plane.shape[0] * plane.shape[1] <= STATISTICS_PX] or levels[-1:]
+    pixels: NDArray[Any] = small[0].read_whole()
+    return [tuple(float(v) for v in np.percentile(channel, (LOW, HIGH))) for channel in pixels]  # type: ignore[misc]

@@ -1,0 +1,344 @@
+"""What a TIFF declares: its chain of pages, which pages make up which plane, and the size of a pixel.
+
+The chain is walked here, before any library sees the file, because a cyclic or endless one, or tags that
+declare more bytes than the file has, must end in one line and not in a stalled process.
+"""
+
+import json
+import math
+import re
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from unetpipe.rasters import refusal
+
+__all__ = ["PageEntry", "PageRef", "chosen_plane", "main_pages", "page_planes", "scan_pages", "tiff_pixel_size_um"]
+
+_PAGE_LIMIT = 100_000
+_TAG_LIMIT = 4096
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TYPE_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_UM_PER_UNIT = {"nm": 1e-3, "um": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0}
+_XML_LIMIT = 16 * 2**20
+
+
+class PageEntry(NamedTuple):
+    """The tags of one page that tell which image it belongs to."""
+
+    width: int
+    """Columns in px, 0 if not declared."""
+    length: int
+    """Rows in px, 0 if not declared."""
+    samples: int
+    """Samples per pixel."""
+    kind: int
+    """NewSubfileType: bit 0 is set for a reduced image, bit 2 for a transparency mask."""
+
+
+class PageRef(NamedTuple):
+    """Where the pixels of one channel of one plane are."""
+
+    page: int
+    """Index of the page in the chain."""
+    part: int
+    """Which of the images stored one behind another in that page; 0 but for ImageJ's stacks of one page."""
+
+
+def _layout(header: bytes, ndpi: bool) -> tuple[str, struct.Struct, struct.Struct, struct.Struct, int]:
+    """Byte order, count, tag and offset structs of a TIFF, and the position of its first offset."""
+    order = "<" if header[:2] == b"II" else ">"
+    version = struct.unpack(order + "H", header[2:4])[0]
+    if version == 43:
+        return order, struct.Struct(order + "Q"), struct.Struct(order + "HHQ8s"), struct.Struct(order + "Q"), 8
+    # Hamamatsu's NDPI is a classic TIFF with 64-bit offsets.
+    wide = ndpi and order == "<"
+    offset = struct.Struct(order + ("Q" if wide else "I"))
+    return order, struct.Struct(order + "H"), struct.Struct(order + "HHI4s"), offset, 4
+
+
+def scan_pages(file: BinaryIO, path: Path, *, size: int) -> list[PageEntry]:
+    """Walk the chain of pages (IFDs) of a TIFF without reading the values that tags point to.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        The open file.
+    path : Path
+        Its path, for messages; the extension `.ndpi` announces 64-bit offsets.
+    size : int
+        Bytes of the file.
+
+    Returns
+    -------
+    list of PageEntry
+        One per page, in the order of the chain.
+
+    Raises
+    ------
+    SourceError
+        If the chain is empty, cyclic, leaves the file, or has over 100,000 pages, or if tags declare more than
+        four times the bytes of the file.
+    """
+    order, count_at, tag_at, offset_at, position = _layout(file.read(4), path.suffix.lower() == ".ndpi")
+    file.seek(position)
+    offset = offset_at.unpack(file.read(offset_at.size))[0]
+    entries: list[PageEntry] = []
+    seen: set[int] = set()
+    tag_bytes = 0
+    while offset:
+        number = len(entries)
+        if offset in seen:
+            raise refusal(path, f"is damaged: page {number} of the chain points back to an earlier page")
+        if number == _PAGE_LIMIT:
+            raise refusal(path, f"has more than {_PAGE_LIMIT} pages")
+        if offset + count_at.size > size:
+            raise refusal(path, f"is truncated: page {number} starts at byte {offset}, the file has {size} bytes")
+        seen.add(offset)
+        file.seek(offset)
+        count = count_at.unpack(file.read(count_at.size))[0]
+        table = file.read(tag_at.size * count) if count <= _TAG_LIMIT else b""
+        link = file.read(offset_at.size)
+        if not 0 < count <= _TAG_LIMIT or len(table) < tag_at.size * count or len(link) < offset_at.size:
+            raise refusal(path, f"is damaged or truncated: page {number} at byte {offset} has {count} tags")
+        entry, nbytes = _page_entry(tag_at, order, table, size)
+        entries.append(entry)
+        tag_bytes += nbytes
+        if tag_bytes > 4 * size + 2**20:
+            raise refusal(path, f"is damaged: the tags of {number + 1} pages declare {tag_bytes} bytes of {size}")
+        offset = offset_at.unpack(link)[0]
+    if not entries:
+        raise refusal(path, "is a TIFF without pages; was its writer stopped before it had finished?")
+    return entries
+
+
+def _page_entry(tag_at: struct.Struct, order: str, table: bytes, size: int) -> tuple[PageEntry, int]:
+    """The entry of one tag table, and the bytes that its tags point to inside the file."""
+    found: dict[int, int] = {}
+    nbytes = 0
+    for code, kind, count, value in tag_at.iter_unpack(table):
+        extent = count * _TYPE_BYTES.get(kind, 0)
+        if len(value) < extent <= size:
+            nbytes += extent
+        if code in (254, 256, 257, 277) and count == 1 and kind in _TYPE_CODES:
+            found[code] = struct.unpack_from(order + _TYPE_CODES[kind], value + b"\0\0\0\0")[0]
+    return PageEntry(found.get(256, 0), found.get(257, 0), found.get(277, 1), found.get(254, 0)), nbytes
+
+
+def main_pages(entries: list[PageEntry]) -> list[int]:
+    """Pages of the main image: all that have the size and samples of the largest one that is not a reduced copy.
+
+    Parameters
+    ----------
+    entries : list of PageEntry
+        The chain.
+
+    Returns
+    -------
+    list of int
+        Indices into the chain, ascending. Among equally large images the first counts.
+
+    Examples
+    --------
+    >>> main_pages([PageEntry(40, 30, 3, 0), PageEntry(20, 15, 3, 1), PageEntry(40, 30, 3, 0)])
+    [0, 2]
+    """
+    whole = [i for i, entry in enumerate(entries) if not entry.kind & 5] or list(range(len(entries)))
+    first = entries[max(whole, key=lambda i: (entries[i].width * entries[i].length, -i))]
+    return [i for i in whole if entries[i][:3] == first[:3]]
+
+
+def page_planes(description: str, group: list[int], *, pages: int, samples: int, values: int) -> list[list[PageRef]]:
+    """Planes of the main image, each with its channels, as the metadata of OME, ImageJ or tifffile order them.
+
+    Parameters
+    ----------
+    description : str
+        ImageDescription of the first page.
+    group : list of int
+        Pages of the main image.
+    pages : int
+        Number of pages in the chain.
+    samples : int
+        Samples per pixel.
+    values : int
+        Values in one page: rows * columns * samples.
+
+    Returns
+    -------
+    list of list of PageRef
+        [plane][channel]. Planes count through all axes but the channel in the order of the file, the last axis
+        fastest. Without metadata each page is a plane of one channel.
+
+    Raises
+    ------
+    ValueError
+        If the metadata declare more images than there are, or images in other files.
+    """
+    pixels = _ome_pixels(description)
+    if pixels is not None:
+        return _ome_planes(pixels, pages=pages, samples=samples)
+    declared = _imagej_axes(description, samples) or _shaped_axes(description, values)
+    total = math.prod(n for _, n in declared)
+    if total > len(group) > 1 or total > _PAGE_LIMIT:
+        raise ValueError(f"its metadata declare {total} images, but it holds {len(group)}; is it truncated?")
+    if total > len(group):
+        refs = [PageRef(group[0], part) for part in range(total)]
+    else:
+        refs = [PageRef(page, 0) for page in group]
+    # Several series of one size in one file: only the whole list of pages is sure.
+    return _by_plane(declared if total == len(refs) else [("I", len(refs))], refs)
+
+
+def chosen_plane(path: Path, planes: list[list[PageRef]], plane: int | None) -> list[PageRef]:
+    """The channels of the plane that is asked for.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    planes : list of list of PageRef
+        What the file holds, [plane][channel].
+    plane : int, optional
+        Which one, counted from 0; may be left out where there is one only.
+
+    Raises
+    ------
+    SourceError
+        If there are several and none is named, or if there is none of this number.
+    """
+    if plane is None and len(planes) > 1:
+        raise refusal(path, f"holds {len(planes)} planes: choose one with plane = 0 to {len(planes) - 1}")
+    if plane is not None and not 0 <= plane < len(planes):
+        raise refusal(path, f"has no plane {plane}: it holds {len(planes)}, counted from 0")
+    return planes[plane or 0]
+
+
+def _by_plane(axes: list[tuple[str, int]], refs: list[PageRef]) -> list[list[PageRef]]:
+    """References in the order of `axes` (slowest first) as [plane][channel]."""
+    index = np.arange(len(refs)).reshape([n for _, n in axes])
+    names = [name for name, _ in axes]
+    index = np.moveaxis(index, names.index("C"), -1) if "C" in names else index[..., None]
+    return [[refs[i] for i in plane] for plane in index.reshape(-1, index.shape[-1])]
+
+
+def _imagej_axes(description: str, samples: int) -> list[tuple[str, int]]:
+    """Axes in front of an ImageJ page, slowest first; empty if ImageJ did not write it."""
+    if not description.startswith("ImageJ="):
+        return []
+    found = dict(re.findall(r"^(channels|slices|frames)=(\d{1,9})\s*$", description, re.MULTILINE))
+    frames, slices, channels = (max(int(found.get(name, 1)), 1) for name in ("frames", "slices", "channels"))
+    if samples > 1 and channels == samples:
+        channels = 1
+    axes = [("T", frames), ("Z", slices), ("C", channels)]
+    images = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
+    return axes if frames * slices * channels > 1 or not images else [("I", max(int(images[1]), 1))]
+
+
+def _shaped_axes(description: str, values: int) -> list[tuple[str, int]]:
+    """Axes in front of a page that tifffile wrote, slowest first; empty if it did not."""
+    if not description.startswith('{"shape":'):
+        return []
+    metadata = json.loads(description)
+    shape, names = metadata["shape"], str(metadata.get("axes", ""))
+    names = names if len(names) == len(shape) else "Q" * len(shape)
+    if not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"its metadata declare the shape {shape}")
+    inside = [k for k in range(len(shape)) if math.prod(shape[k:]) == values]
+    return list(zip(names, shape, strict=True))[: max(inside, default=0)]
+
+
+def _ome_pixels(description: str) -> Element | None:
+    """The first Pixels element of an OME-XML, or None."""
+    if not description.rstrip().endswith("OME>") or len(description) > _XML_LIMIT:
+        return None
+    return next((e for e in ElementTree.fromstring(description).iter() if e.tag.endswith("Pixels")), None)
+
+
+def _ome_planes(pixels: Element, *, pages: int, samples: int) -> list[list[PageRef]]:
+    """Planes of an OME-TIFF, from its Pixels element and the chain's length."""
+    sizes = {axis: int(pixels.get("Size" + axis, 1)) for axis in "CZT"}
+    if samples > 1 and sizes["C"] % samples == 0:
+        sizes["C"] //= samples
+    order = pixels.get("DimensionOrder", "XYCZT")[:1:-1]
+    if sorted(order) != ["C", "T", "Z"] or min(sizes.values()) < 1:
+        raise ValueError(f"its OME-XML declares the axes {order} of sizes {sizes}")
+    axes = [(name, sizes[name]) for name in order]
+    total = math.prod(sizes.values())
+    if len({e.text for e in pixels.iter() if e.tag.endswith("UUID")}) > 1:
+        raise ValueError("it is one part of an OME-TIFF of several files; write the image into one file")
+    if total > pages:
+        raise ValueError(f"its OME-XML declares {total} images, but it holds {pages}; is it truncated?")
+    page_of = np.full([n for _, n in axes], -1).reshape(-1)
+    blocks = [e.attrib for e in pixels if e.tag.endswith("TiffData")] or [{}]
+    for block in blocks:
+        start = 0
+        for name, n in axes:
+            start = start * n + int(block.get("First" + name, 0))
+        count = int(block.get("PlaneCount", block.get("NumPlanes", 1 if "IFD" in block else total)))
+        page = int(block.get("IFD", 0))
+        if not (0 <= start <= start + count <= total and 0 <= page <= page + count <= pages):
+            raise ValueError(f"its OME-XML places {count} images from page {page} at {start} of {total}")
+        page_of[start : start + count] = page + np.arange(count)
+    if page_of.min() < 0:
+        raise ValueError(f"its OME-XML says for {int((page_of < 0).sum())} of {total} images not where they are")
+    return _by_plane(axes, [PageRef(int(page), 0) for page in page_of])
+
+
+def tiff_pixel_size_um(description: str, resolution: tuple[float, float], unit: int) -> float | None:
+    """Side of a pixel in um, as a TIFF's metadata declare it.
+
+    Parameters
+    ----------
+    description : str
+        ImageDescription of the page.
+    resolution : (float, float)
+        XResolution and YResolution in pixels per unit; 0 where not declared.
+    unit : int
+        ResolutionUnit: 1 none, 2 inch, 3 cm.
+
+    Returns
+    -------
+    float or None
+        None if nothing usable is declared: sides that differ by more than 1 %, sizes outside 0.001 to 100 um
+        (among them the customary 72 and 96 per inch), 300 per inch, which is a printer's default, or no unit.
+
+    Notes
+    -----
+    The first that declares a usable size wins: OME-XML (PhysicalSizeX and Y), Aperio (MPP), ImageJ (its unit, with
+    the resolution tags counted per that unit), the resolution tags, in which Hamamatsu's NDPI is right too.
+
+    Examples
+    --------
+    >>> tiff_pixel_size_um("", (20000.0, 20000.0), 3)
+    0.5
+    >>> tiff_pixel_size_um("", (72.0, 72.0), 2) is None
+    True
+    """
+    x, y = (1 / r if r > 0 else 0.0 for r in resolution)
+    per_unit = {2: 25400.0, 3: 10000.0}.get(unit, 0.0)
+    tags = (x * per_unit, y * per_unit)
+    sides = [tags if abs(tags[0] - 25400 / 300) > 1e-3 else (0.0, 0.0)]
+    if description.startswith("ImageJ="):
+        name = re.search(r"^unit=(.+)$", description, re.MULTILINE)
+        scale = _um_per_unit(name[1]) if name else 0.0
+        sides.insert(0, (x * scale, y * scale))
+    if found := re.search(r"\bMPP\s*=\s*(\d+\.?\d*)", description) if description.startswith("Aperio") else None:
+        sides.insert(0, (float(found[1]), float(found[1])))
+    if (pixels := _ome_pixels(description)) is not None:
+        ome = (pixels.get("PhysicalSize" + a, "0") for a in "XY")
+        units = (_um_per_unit(pixels.get(f"PhysicalSize{a}Unit", "um")) for a in "XY")
+        width, height = (float(value) * scale for value, scale in zip(ome, units, strict=True))
+        sides.insert(0, (width, height or width))
+    width, height = next(((w, h) for w, h in sides if 0.001 <= w <= 100), (0.0, 0.0))
+    return width if width and abs(width - height) <= 0.01 * width else None
+
+
+def _um_per_unit(name: str) -> float:
+    """Micrometres per unit of this name; 0 if it is no length."""
+    plain = name.strip().replace("\\u00B5", "u").replace("µ", "u").replace("μ", "u")
+    return _UM_PER_UNIT.get(plain, 0.0)

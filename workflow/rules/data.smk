@@ -1,0 +1,59 @@
+# From source files to checked images and labels.
+
+if "simulate" in CONFIG.sections:
+
+    rule simulate:
+        output:
+            image=CONFIG.sections["simulate"].folder + "/images/{sample}.tif",
+            annotation=CONFIG.sections["simulate"].folder + "/labels/{sample}.tif",
+        log:
+            "results/logs/simulate/{sample}.log",
+        benchmark:
+            "results/benchmarks/simulate/{sample}.tsv"
+        conda:
+            "../../environment.yml"
+        params:
+            spec=lambda wildcards: CONFIG.spec("simulate", wildcards.sample),
+            code=fingerprint("unetpipe.steps.simulate"),
+        shell:
+            "exec python -m unetpipe simulate {output.image:q} --annotation {output.annotation:q}"
+            " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+rule ingest:
+    input:
+        lambda wildcards: CONFIG.samples[wildcards.sample].image,
+    output:
+        "results/images/{sample}.json",
+    log:
+        "results/logs/ingest/{sample}.log",
+    benchmark:
+        "results/benchmarks/ingest/{sample}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=lambda wildcards: CONFIG.spec("ingest", wildcards.sample),
+        code=fingerprint("unetpipe.steps.ingest"),
+    shell:
+        "exec python -m unetpipe ingest {input:q} --output {output:q}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+rule annotate:
+    input:
+        annotation=lambda wildcards: CONFIG.samples[wildcards.sample].annotation,
+        image="results/images/{sample}.json",
+    output:
+        "results/labels/{sample}.json",
+    log:
+        "results/logs/annotate/{sample}.log",
+    benchmark:
+        "results/benchmarks/annotate/{sample}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=lambda wildcards: CONFIG.spec("annotate", wildcards.sample),
+        code=fingerprint("unetpipe.steps.annotate"),
+    shell:
+        "exec python -m unetpipe annotate {input.annotation:q} {input.image:q} --output {output:q}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

@@ -1,0 +1,43 @@
+# From an image and a network to classes and instances.
+
+
+rule predict:
+    input:
+        image="results/images/{sample}.json",
+        model="results/models/{model}.json",
+    output:
+        "results/probabilities/{model}/{sample}.json",
+    log:
+        "results/logs/predict/{model}/{sample}.log",
+    benchmark:
+        "results/benchmarks/predict/{model}/{sample}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 4
+    resources:
+        gpu=1,
+    params:
+        spec=CONFIG.spec("predict"),
+        code=lambda wildcards: fingerprint("unetpipe.steps.predict", CONFIG.network_module(wildcards.model)),
+    shell:
+        "exec python -m unetpipe predict {input.image:q} {input.model:q} --output {output:q} --threads {threads}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+rule segment:
+    input:
+        "results/probabilities/{model}/{sample}.json",
+    output:
+        "results/segmentations/{model}/{sample}.json",
+    log:
+        "results/logs/segment/{model}/{sample}.log",
+    benchmark:
+        "results/benchmarks/segment/{model}/{sample}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=CONFIG.spec("segment"),
+        code=fingerprint("unetpipe.steps.segment"),
+    shell:
+        "exec python -m unetpipe segment {input:q} --output {output:q}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
