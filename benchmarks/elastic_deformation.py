@@ -20,14 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unetpipe.augment import (
-    Deformation,
-    deformed_patch,
-    draw_deformation,
-    generator,
-    source_positions,
-    spline_coefficients,
-)
+from unetpipe.augment import draw_deformation, generator
+from unetpipe.warp import Deformation, deformed_patch, source_positions, spline_coefficients
 
 cv2: Any = importlib.import_module("cv2") if importlib.util.find_spec("cv2") else None
 Way = Callable[[], NDArray[np.float32]]

@@ -47,7 +47,9 @@ def test_smallest_input_for_a_wanted_output(output: int, side: int) -> None:
     assert unet_geometry(4).input_side(output) == side
 
 
-@pytest.mark.parametrize(("side", "nearest"), [(512, "508 or 524"), (100, "188"), (256, "252 or 268"), (570, "556 or 572")])
+@pytest.mark.parametrize(
+    ("side", "nearest"), [(512, "508 or 524"), (100, "188"), (256, "252 or 268"), (570, "556 or 572")]
+)
 def test_illegal_size_names_the_nearest_legal_ones(side: int, nearest: str) -> None:
     with pytest.raises(GeometryError, match=f"use {nearest}"):
         unet_geometry(4).output_side(side)
@@ -61,9 +63,7 @@ def test_mirror_is_the_iterated_reflection(size: int, index: int) -> None:
     assert mirror(index, size) == expected
 
 
-@given(
-    height=st.integers(1, 90), width=st.integers(1, 90), cores=st.integers(1, 9), depth=st.integers(1, 3)
-)
+@given(height=st.integers(1, 90), width=st.integers(1, 90), cores=st.integers(1, 9), depth=st.integers(1, 3))
 def test_cores_cover_the_image_once_and_windows_fit(height: int, width: int, cores: int, depth: int) -> None:
     geometry = unet_geometry(depth)
     grid = TileGrid(shape=(height, width), core_side=cores * geometry.stride, geometry=geometry)

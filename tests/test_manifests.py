@@ -15,10 +15,13 @@ from unetpipe.manifests import open_ledger, read_manifest, store_path, write_fil
 from unetpipe.signals import asked, listen
 from unetpipe.specs import WeighSpec
 
+DEFAULT = WeighSpec()
 UNITS = ["0/0/0", "0/0/1", "0/1/0", "0/1/1", "1/0/0"]
 
 
-def work(output: Path, *, spec: WeighSpec = WeighSpec(), code: str = "weigh@1", stop_behind: int | None = None) -> list[str]:
+def work(
+    output: Path, *, spec: WeighSpec = DEFAULT, code: str = "weigh@1", stop_behind: int | None = None
+) -> list[str]:
     """A small stage that writes one file per unit; returns the units that it had to do."""
     done = []
     with open_ledger(output, stage="weigh", spec=spec, code=code) as ledger:

@@ -89,13 +89,7 @@ def test_an_enlarged_outline_has_a_dark_seam() -> None:
 
 def test_areas_are_filled() -> None:
     layer = area_layer(np.array([[0, 3], [3, 9]]), (1, 2, 3), alpha=50)
-    assert layer[0, 0].tolist() == [0, 0, 0, 0]
-    assert (layer[labels_inside()] == (1, 2, 3, 50)).all()
-
-
-def labels_inside() -> np.ndarray:
-    """Where the areas of the test above are."""
-    return np.array([[False, True], [True, True]])
+    assert layer.tolist() == [[[0, 0, 0, 0], [1, 2, 3, 50]], [[1, 2, 3, 50], [1, 2, 3, 50]]]
 
 
 def test_heat_becomes_brighter_and_never_leaves_the_range() -> None:
@@ -126,7 +120,7 @@ def test_crowded_box_finds_the_crowd() -> None:
 
 @pytest.mark.parametrize("labels", [np.zeros((9, 9), np.uint32), np.ones((9, 9), np.uint32)])
 def test_without_whole_objects_the_middle_is_taken(labels: np.ndarray) -> None:
-    assert crowded_box(labels, 3).start in {(3, 3)}
+    assert crowded_box(labels, 3).start == (3, 3)
 
 
 @given(LABELS, st.integers(1, 12))
@@ -140,12 +134,12 @@ def test_a_small_image_is_taken_whole() -> None:
     assert crowded_box(np.ones((3, 5), np.uint32), 8) == Box(start=(0, 0), stop=(3, 5))
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e9))
-def test_ticks_are_few_even_and_inside(low: float, span: float) -> None:
-    high = low + span
+@given(st.floats(-10, 10), st.floats(1e-6, 1e9))
+def test_ticks_are_few_even_and_inside(start: float, span: float) -> None:
+    low, high = start * span, (start + 1) * span
     found = ticks(low, high)
-    assert 2 <= len(found) <= 7
-    slack = 1e-6 * span + 1e-9 * abs(low)
+    assert 2 <= len(found) <= 6
+    slack = 1e-6 * span
     assert low - slack <= found[0] and found[-1] <= high + slack
     assert np.ptp(np.diff(found)) <= slack
 

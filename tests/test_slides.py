@@ -27,7 +27,9 @@ def filled(folder: Path, shape: tuple[int, ...], side: int) -> tuple[np.ndarray,
     """A plane of random pixels on disk, and its shards' digests."""
     pixels = np.random.default_rng(0).integers(0, 60000, shape, dtype=np.uint16)
     plane = create_plane(folder, shape=shape, dtype=np.uint16, shard_side=side)
-    digests = [plane.write_shard(box, np.ascontiguousarray(pixels[(..., *box.slices)])) for _, box in plane.iter_shards()]
+    digests = [
+        plane.write_shard(box, np.ascontiguousarray(pixels[(..., *box.slices)])) for _, box in plane.iter_shards()
+    ]
     return pixels, digests
 
 

@@ -123,7 +123,13 @@ def test_it_learns() -> None:
             image[:, y : y + 5, x : x + 4] = 1
             return image, (image[0, 7:15, 7:15] > 0).astype(np.uint8), np.zeros((8, 8), np.float32)
 
-    spec = TrainSpec(network=UnetSpec(depth=1, base_width=4, dropout=0.0), steps=150, validate_every=10, learning_rate=0.02, momentum=0.9)
+    spec = TrainSpec(
+        network=UnetSpec(depth=1, base_width=4, dropout=0.0),
+        steps=150,
+        validate_every=10,
+        learning_rate=0.02,
+        momentum=0.9,
+    )
     state = fresh(spec)
     fit(state, spec, Squares(), class_weights=[1.0, 1.0], validate=None, save=lambda s: None, device=CPU)
     assert state.history[-1]["loss"] < 0.2 * state.history[0]["loss"]

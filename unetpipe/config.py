@@ -1,16 +1,8 @@
-"""config.yaml and samples.tsv to specs; the only place that parses what people write.
+"""config.yaml and samples.tsv to specs: the only place that parses what people write."""
 
-Also writes the documentation of the configuration (``python -m unetpipe.config``): schema, reference and default file.
-"""
-
-import csv
 import dataclasses
-import difflib
 import hashlib
-import io
 import json
-import os
-import re
 import sys
 import typing
 from dataclasses import dataclass
@@ -22,6 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from unetpipe.errors import ConfigError, GeometryError
+from unetpipe.sheet import SPLITS, Sample, check_name, read_samples, read_text, unknown
 from unetpipe.specs import (
     AnnotateSpec,
     AugmentSpec,
@@ -37,14 +30,10 @@ from unetpipe.specs import (
     canonical_json,
 )
 
-__all__ = ["Config", "Sample", "read_config", "spec_from_json", "workflow_config"]
+__all__ = ["Config", "read_config", "spec_from_json", "workflow_config"]
 
 SpecType = TypeVar("SpecType")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
-SPLITS = ("train", "val", "test", "predict")
-COLUMNS = ("sample", "image", "annotation", "split", "plane", "annotation_plane", "channels", "pixel_size_um")
 SECTIONS: dict[str, type] = {
     "simulate": SimulateSpec,
     "ingest": IngestSpec,
@@ -68,35 +57,6 @@ DERIVED = {
     "evaluate": {"n_classes"},
     "report": {"config"},
 }
-MAX_BYTES = 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One row of the sample sheet.
-
-    Parameters
-    ----------
-    name : str
-        Unique name of the sample.
-    image : str
-        Path of the source image.
-    annotation : str
-        Path of the annotation; empty where there is none.
-    split : str
-        train, val, test or predict.
-    ingest : IngestSpec
-        What becomes the sample's image.
-    annotation_plane : int or None
-        Plane of an annotation stack.
-    """
-
-    name: str
-    image: str
-    annotation: str
-    split: str
-    ingest: IngestSpec
-    annotation_plane: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +106,7 @@ class Config:
 
     def spec(self, stage: str, name: str = "") -> str:
         """Canonical JSON of a stage's spec, for the sample or model `name` where it differs between them."""
-        spec = self.sections.get(stage)
+        spec: Any = self.sections.get(stage)
         if stage == "simulate":
             spec = phantom(spec, name, is_slide=self.samples[name].split == "predict")
         elif stage == "ingest":
@@ -195,7 +155,8 @@ def spec_from_json(kind: type[SpecType], text: str, where: str) -> SpecType:
         With the place, what was expected and what came, in one line.
     """
     try:
-        return adapter(kind).validate_json(text, strict=True)
+        parsed: SpecType = adapter(kind).validate_json(text, strict=True)
+        return parsed
     except ValidationError as error:
         raise ConfigError(describe(error, kind, where)) from None
 
@@ -213,19 +174,14 @@ def describe(error: ValidationError, kind: Any, where: str) -> str:
     place = ".".join([where, *(p for p in first["loc"] if isinstance(p, str) and p.isidentifier())])
     came = repr(first["input"])[:60]
     if first["type"] == "unexpected_keyword_argument":
-        known = [field.name for field in dataclasses.fields(kind)]
-        return f"{place}: {unknown(str(first['loc'][-1]), known)}"
+        holder: Any = kind
+        for part in first["loc"][:-1]:
+            holder = next((field.type for field in dataclasses.fields(holder) if field.name == part), holder)
+        return f"{place}: {unknown(str(first['loc'][-1]), [field.name for field in dataclasses.fields(holder)])}"
     if first["type"] == "value_error":
         return f"{where}.{first['ctx']['error']}"
     wanted = first["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
     return f"{place}: {wanted}, came {came}"
-
-
-def unknown(name: str, known: typing.Iterable[str]) -> str:
-    """What to say of a name that is not known."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"unknown key {name!r}; {hint}"
 
 
 class Loader(yaml.SafeLoader):
@@ -242,20 +198,6 @@ class Loader(yaml.SafeLoader):
         if double is not None:
             raise yaml.YAMLError(f"key {double!r} stands twice, again in line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
-
-
-def read_text(path: Path) -> str:
-    """Text of a small file that a person wrote."""
-    try:
-        if path.stat().st_size > MAX_BYTES * (16 if path.suffix == ".tsv" else 1):
-            raise ConfigError(f"{path}: expected a small text file, came {path.stat().st_size} bytes")
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -300,7 +242,7 @@ def read_config(source: Path | dict[str, Any]) -> Config:
     given["annotate"] |= {"n_classes": len(classes)}
     given["evaluate"] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(data)}
-    sections = {
+    sections: dict[str, Any] = {
         name: spec_from_json(kind, json.dumps(given[name]), f"{where}: {name}")
         for name, kind in SECTIONS.items()
         if name != "train" and (name != "simulate" or "simulate" in data)
@@ -308,7 +250,9 @@ def read_config(source: Path | dict[str, Any]) -> Config:
     sections["augment"] = fitted_patches(sections["augment"], models, where)
     foreground = sections["segment"].foreground
     if foreground >= len(classes):
-        raise ConfigError(f"{where}: segment.foreground: expected 1 to {len(classes) - 1} as in classes, came {foreground}")
+        raise ConfigError(
+            f"{where}: segment.foreground: expected 1 to {len(classes) - 1} as in classes, came {foreground}"
+        )
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
     samples = read_samples(sheet, sections["ingest"].pixel_size_um)
     return Config(classes=classes, sections=sections, models=models, sheet=sheet, samples=samples, document=data)
@@ -359,87 +303,3 @@ def fitted_patches(spec: AugmentSpec, models: dict[str, TrainSpec], where: str) 
     except GeometryError as error:
         raise ConfigError(f"{where}: augment.input_px: {error}") from None
     return dataclasses.replace(spec, output_px=max(sides))
-
-
-def check_name(name: str, where: str) -> None:
-    """Refuse names that are not safe as a file name on every system."""
-    if not NAME.fullmatch(name) or ".." in name or name.split(".")[0].lower() in RESERVED or name.endswith("."):
-        raise ConfigError(
-            f"{where}: name {name!r:.80} is not usable; use letters, digits, '.', '_' and '-', "
-            "at most 64, beginning with a letter or digit"
-        )
-
-
-def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
-    """The rows of the sample sheet, by name."""
-    rows = list(csv.reader(io.StringIO(read_text(path)), delimiter="\t"))
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    for name in header:
-        if name not in COLUMNS:
-            raise ConfigError(f"{path}: {unknown(name, COLUMNS).replace('key', 'column')}")
-    for name in ("sample", "image", "split"):
-        if header.count(name) != 1:
-            raise ConfigError(f"{path}: expected one column {name!r} separated by tabs, came columns {header!r:.120}")
-    samples: dict[str, Sample] = {}
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if any(cell.strip() for cell in row):
-            where = f"{path} row {number}"
-            if len(row) > len(header):
-                raise ConfigError(f"{where}: expected {len(header)} cells, came {len(row)}")
-            cells = dict.fromkeys(COLUMNS, "") | {k: v.strip() for k, v in zip(header, row, strict=False)}
-            sample = read_row(cells, where, pixel_size_um)
-            twin = seen.setdefault(sample.name.lower(), number)
-            if twin != number:
-                raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; names must be unique")
-            samples[sample.name] = sample
-    if not any(sample.split == "train" for sample in samples.values()):
-        raise ConfigError(f"{path}: expected at least one sample of split train, came none")
-    return samples
-
-
-def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> Sample:
-    """One sample of the sheet."""
-    check_name(cells["sample"], f"{where}: sample")
-    if cells["split"] not in SPLITS:
-        raise ConfigError(f"{where}: split: expected one of {', '.join(SPLITS)}, came {cells['split']!r}")
-    if not cells["image"]:
-        raise ConfigError(f"{where}: image: expected a path, came nothing")
-    if cells["split"] != "predict" and not cells["annotation"]:
-        raise ConfigError(f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing")
-    size = cells["pixel_size_um"]
-    keys = {
-        "plane": number(cells["plane"], f"{where}: plane"),
-        "channels": [number(c, f"{where}: channels") for c in cells["channels"].split(",")] if cells["channels"] else None,
-        "pixel_size_um": float_cell(size, f"{where}: pixel_size_um") if size else pixel_size_um,
-    }
-    return Sample(
-        name=cells["sample"],
-        image=expanded(cells["image"]),
-        annotation=expanded(cells["annotation"]) if cells["split"] != "predict" else "",
-        split=cells["split"],
-        ingest=spec_from_json(IngestSpec, json.dumps(keys), where),
-        annotation_plane=number(cells["annotation_plane"] or cells["plane"], f"{where}: annotation_plane"),
-    )
-
-
-def number(cell: str, where: str) -> int | None:
-    """A cell with a whole number; None where it is empty."""
-    if not cell:
-        return None
-    if not re.fullmatch(r"\s*\d{1,9}\s*", cell):
-        raise ConfigError(f"{where}: expected a whole number from 0 on, came {cell!r:.60}")
-    return int(cell)
-
-
-def float_cell(cell: str, where: str) -> float:
-    """A cell with a decimal number."""
-    try:
-        return float(cell)
-    except ValueError:
-        raise ConfigError(f"{where}: expected a number with a decimal point, came {cell!r:.60}") from None
-
-
-def expanded(path: str) -> str:
-    """A path with ``${NAME}`` and ``${NAME:-default}`` replaced from the environment."""
-    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda m: os.environ.get(m[1]) or (m[2] or ""), path)

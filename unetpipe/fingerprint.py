@@ -39,8 +39,8 @@ def fingerprint(*modules: str, root: Path = ROOT) -> str:
 
     Notes
     -----
-    Imports inside functions count, and so do the parents' ``__init__``. A module that is chosen by name at run
-    time is not seen and must be named here.
+    Imports inside functions count, and so do the parents' ``__init__``, and a page template beside a module under
+    the same name. A module that is chosen by name at run time is not seen and must be named here.
     """
     digest = hashlib.sha256()
     for module in import_closure(*modules, root=root):
@@ -99,8 +99,12 @@ def source_digest(module: str, root: Path) -> str:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and first.end_lineno:
                 lines[first.lineno - 1 : first.end_lineno] = [""] * (first.end_lineno - first.lineno + 1)
-    kept = "\n".join(line.rstrip() for line in lines if line.strip())
-    return hashlib.sha256(kept.encode()).hexdigest()
+    kept = [line.rstrip() for line in lines if line.strip()]
+    path = source_path(module, root)
+    template = path.with_suffix(".html") if path else root
+    if template.is_file():
+        kept.append(template.read_text(encoding="utf-8"))
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
 
 
 @functools.cache

@@ -50,8 +50,7 @@ def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[n
         The reflection is iterated where the image is smaller than the margin.
     """
     sources = [
-        [mirror(i, size) for i in range(a, b)]
-        for a, b, size in zip(window.start, window.stop, shape, strict=True)
+        [mirror(i, size) for i in range(a, b)] for a, b, size in zip(window.start, window.stop, shape, strict=True)
     ]
     start = (min(sources[0]), min(sources[1]))
     inside = Box(start=start, stop=(max(sources[0]) + 1, max(sources[1]) + 1))

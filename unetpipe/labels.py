@@ -144,7 +144,7 @@ def symmetric_ridge(labels: NDArray[np.uint32], *, classes: NDArray[np.uint8] | 
 
 
 def one_sided_ridge(labels: NDArray[np.uint32], *, classes: NDArray[np.uint8] | None = None) -> NDArray[np.bool_]:
-    """Find the pixels of the later instance where two of them touch: a gap of 1 px.
+    """Find the pixels that touch another instance among their neighbours that come first: a gap of 1 to 2 px.
 
     Parameters
     ----------
@@ -166,9 +166,10 @@ def one_sided_ridge(labels: NDArray[np.uint32], *, classes: NDArray[np.uint8] | 
 
     Notes
     -----
-    The neighbours are looked up in the labels as given, also where they are ridge themselves. The gap eats the right
-    or lower instance only, so this ridge turns with neither mirrored nor rotated images. It is the narrowest one,
-    known from the plugin of Falk et al.
+    The rule of the plugin of Falk et al. Neighbours are looked up in the labels as given, also where they are ridge
+    themselves. A contact along a row takes 1 px, from the lower instance; one along a column takes 1 px of the right
+    instance and, by its north-eastern neighbour, 1 px of the left one below the first row. So this ridge does not
+    turn with the image.
 
     References
     ----------
@@ -195,7 +196,7 @@ def carve(classes: NDArray[np.uint8], labels: NDArray[np.uint32], *, ridge: Ridg
     labels : (Y, X) uint32
         The instances of the same image.
     ridge : {"symmetric", "one_sided", "none"}
-        2 px taken from both instances, 1 px taken from the later one, or nothing.
+        1 px taken from each of both, what `one_sided_ridge` takes, or nothing.
 
     Returns
     -------

@@ -135,7 +135,9 @@ def read_manifest(path: Path, *, stage: str | None = None) -> Manifest:
     except FileNotFoundError:
         raise StoreError(f"{path}: no such manifest; run the stage that writes it first") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path}: not a manifest of unetpipe ({type(error).__name__}); delete it and run again") from None
+        raise StoreError(
+            f"{path}: not a manifest of unetpipe ({type(error).__name__}); delete it and run again"
+        ) from None
     if version != SCHEMA:
         raise StoreError(f"{path}: expected a manifest of schema {SCHEMA}, came {version}; delete it and run again")
     if stage is not None and manifest.stage != stage:

@@ -66,7 +66,9 @@ class PatchStore:
         try:
             image, classes, weights = (np.asarray(a[index]) for a in (self.image, self.classes, self.weights))
         except (ValueError, RuntimeError) as error:
-            raise StoreError(f"{self.image.store}: patch {index} is damaged ({error}); delete it and run again") from None
+            raise StoreError(
+                f"{self.image.store}: patch {index} is damaged ({error}); delete it and run again"
+            ) from None
         return image, classes, weights
 
 
@@ -132,7 +134,7 @@ def open_patches(folder: Path, *, writable: bool = False) -> PatchStore:
     """
     mode = "r+" if writable else "r"
     try:
-        arrays = [zarr.open_array(store=str(folder / name), mode=mode) for name in ("image", "classes", "weights")]  # type: ignore[arg-type]
+        arrays = [zarr.open_array(store=str(folder / name), mode=mode) for name in ("image", "classes", "weights")]
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{folder}: no readable patches ({type(error).__name__}); delete them and run again") from None
     return PatchStore(*(array.with_config({"write_empty_chunks": True}) for array in arrays))

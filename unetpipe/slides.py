@@ -7,7 +7,7 @@ digest of its decoded pixels.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,16 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
 
-__all__ = ["Plane", "area_mean", "coarser_block", "create_plane", "level_shapes", "nearest", "open_plane", "write_multiscale"]
+__all__ = [
+    "Plane",
+    "area_mean",
+    "coarser_block",
+    "create_plane",
+    "level_shapes",
+    "nearest",
+    "open_plane",
+    "write_multiscale",
+]
 
 AXES = {"c": {"name": "c", "type": "channel"}, "y": {"name": "y", "type": "space"}, "x": {"name": "x", "type": "space"}}
 CHUNK = 256
@@ -56,7 +65,8 @@ class Plane:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of a pixel."""
-        return np.dtype(self.array.dtype)
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
 
     @property
     def shard_side(self) -> int:
@@ -87,7 +97,9 @@ class Plane:
             block: NDArray[Any] = np.asarray(self.array[(..., *box.slices)])
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StoreError(f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again") from None
+            raise StoreError(
+                f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again"
+            ) from None
         return block
 
     def write_shard(self, box: Box, block: NDArray[Any]) -> str:
@@ -122,7 +134,7 @@ class Plane:
 def digest_of(block: NDArray[Any]) -> str:
     """SHA-256 of an array's content in C order, little-endian."""
     plain = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<"))
-    return hashlib.sha256(memoryview(plain).cast("B")).hexdigest()
+    return hashlib.sha256(plain.data.cast("B")).hexdigest()
 
 
 def create_plane(
@@ -145,7 +157,11 @@ def create_plane(
     """
     if not (folder / "zarr.json").is_file():
         side = shard_side or min(SHARD, -(-max(shape[-2:]) // CHUNK) * CHUNK)
-        chunk = CHUNK if side % CHUNK == 0 else next(side // n for n in range(1, side + 1) if side % n == 0 and side // n <= 512)
+        chunk = (
+            CHUNK
+            if side % CHUNK == 0
+            else next(side // n for n in range(1, side + 1) if side % n == 0 and side // n <= 512)
+        )
         leading = tuple(shape[:-2])
         zarr.create_array(
             store=str(folder),
@@ -172,7 +188,9 @@ def open_plane(folder: Path, *, writable: bool = False) -> Plane:
     try:
         array = zarr.open_array(store=str(folder), mode="r+" if writable else "r")
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{folder}: no readable array ({type(error).__name__}); delete the store and run again") from None
+        raise StoreError(
+            f"{folder}: no readable array ({type(error).__name__}); delete the store and run again"
+        ) from None
     return Plane(array.with_config({"write_empty_chunks": True}), folder)
 
 
@@ -202,10 +220,11 @@ def area_mean(block: NDArray[Any]) -> NDArray[Any]:
     Integers are rounded half up.
     """
     padded = np.pad(block, [(0, 0)] * (block.ndim - 2) + [(0, n % 2) for n in block.shape[-2:]], mode="edge")
-    wide = padded.astype(np.uint32 if padded.dtype.kind == "u" else np.float64)
+    wide: NDArray[Any] = padded.astype(np.uint32 if padded.dtype.kind == "u" else np.float64)
     total = wide[..., ::2, ::2] + wide[..., 1::2, ::2] + wide[..., ::2, 1::2] + wide[..., 1::2, 1::2]
     mean = (total + 2) // 4 if padded.dtype.kind == "u" else total / 4
-    return mean.astype(block.dtype)
+    result: NDArray[Any] = mean.astype(block.dtype)
+    return result
 
 
 def nearest(block: NDArray[Any]) -> NDArray[Any]:
@@ -217,7 +236,7 @@ def write_multiscale(
     group: Path,
     *,
     name: str,
-    shapes: list[tuple[int, ...]],
+    shapes: Sequence[tuple[int, ...]],
     pixel_size_um: float | None,
     centred: bool,
     label: bool = False,
@@ -231,7 +250,7 @@ def write_multiscale(
         The pyramid's folder.
     name : str
         Name shown by viewers.
-    shapes : list of tuple
+    shapes : sequence of tuple
         Shape of each level, finest first.
     pixel_size_um : float or None
         Pixel size of level 0; the unit is left out where it is not known.
@@ -264,7 +283,9 @@ def write_multiscale(
     if label:
         ome["image-label"] = {}
     if windows is not None:
-        colours = ["FFFFFF"] if len(windows) == 1 else ["FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00"]
+        colours = (
+            ["FFFFFF"] if len(windows) == 1 else ["FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00"]
+        )
         ome["omero"] = {
             "channels": [
                 {"color": colours[i % len(colours)], "window": {"min": lo, "max": hi, "start": lo, "end": hi}}

@@ -6,6 +6,7 @@ generated from them. A spec travels to its stage as one line of canonical JSON.
 
 import dataclasses
 import json
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -43,7 +44,7 @@ def key(
     """A field with its default, its meaning, its unit and its bounds."""
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     metadata = {"meaning": meaning, "unit": unit, **{k: v for k, v in bounds.items() if v is not None}}
-    field: T = dataclasses.field(default=default, metadata=metadata)  # type: ignore[call-overload]
+    field: T = dataclasses.field(default=default, metadata=metadata)
     return field
 
 
@@ -63,6 +64,8 @@ class Checked:
     """What all specs share: each number is held against its bounds when the value is made."""
 
     __slots__ = ()
+    # Read by the parser of the configuration: a key that no field has is a mistake.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -74,13 +77,8 @@ class Checked:
 
 def check_bounds(name: str, number: float, bounds: Any) -> None:
     """Raise `ConfigError` unless the number is finite and keeps the bounds of its field."""
-    rules = {
-        "at_least": lambda bound: number >= bound,
-        "above": lambda bound: number > bound,
-        "at_most": lambda bound: number <= bound,
-    }
-    for rule, holds in rules.items():
-        if rule in bounds and not holds(bounds[rule]):
+    for rule, holds in (("at_least", operator.ge), ("above", operator.gt), ("at_most", operator.le)):
+        if rule in bounds and not holds(number, bounds[rule]):
             raise ConfigError(f"{name}: expected a value {rule.replace('_', ' ')} {bounds[rule]:g}, came {number:g}")
     if number != number or number in (float("inf"), float("-inf")):
         raise ConfigError(f"{name}: expected a finite number, came {number}")

@@ -8,6 +8,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,8 @@ class TiffSource:
             with path.open("rb") as stream:
                 entries = scan_pages(stream, path, size=path.stat().st_size)
             self._file = TiffFile(path, is_lsm=False, is_scanimage=False)
-            try:
+            with ExitStack() as opened:
+                opened.callback(self._file.close)
                 group = main_pages(entries)
                 first = self._page(group[0])
                 description = self._page(0).description
@@ -275,9 +277,7 @@ class TiffSource:
                 planes = page_planes(description, group, pages=len(entries), samples=samples, values=values)
                 self._describe(chosen_plane(path, planes, plane), palette)
                 self.pixel_size_um = _pixel_size_um(first, description)
-            except BaseException:
-                self._file.close()
-                raise
+                opened.pop_all()
 
     def _page(self, index: int) -> TiffPage:
         """The page at an index of the chain, all its tags read."""

@@ -29,9 +29,7 @@ class Patches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(
-        self, index: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]: ...
+    def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]: ...
 
 
 @dataclass(slots=True)
@@ -64,7 +62,7 @@ class TrainingState:
 
 def start(network: nn.Module, spec: TrainSpec, device: torch.device) -> TrainingState:
     """The state before the first step: the network on its device, with an optimiser of its own."""
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(network.parameters(), lr=spec.learning_rate, momentum=spec.momentum)
     return TrainingState(network, optimiser)
 
@@ -107,7 +105,7 @@ def fit(
 
     Notes
     -----
-    Patch, dropout and learning rate of a step are functions of (seed, step), so nothing but the state is needed to go on.
+    Patch, dropout and learning rate of a step are functions of (seed, step): only the state is needed to go on.
     """
     balance = torch.tensor(class_weights, dtype=torch.float32, device=device)
     saved = time.monotonic()
@@ -123,9 +121,7 @@ def fit(
             saved = time.monotonic()
 
 
-def train_step(
-    state: TrainingState, spec: TrainSpec, patches: Patches, balance: Tensor, device: torch.device
-) -> float:
+def train_step(state: TrainingState, spec: TrainSpec, patches: Patches, balance: Tensor, device: torch.device) -> float:
     """One optimiser step on one patch; returns its loss."""
     image, classes, separation = (
         torch.from_numpy(a)[None].to(device) for a in patches.read(patch_index(spec.seed, state.step, len(patches)))
@@ -194,4 +190,6 @@ def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | N
         state.best = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
     state.history.append(row)
     state.loss_sum = 0.0
-    log.info("step %d of %d: %s", state.step, spec.steps, ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
+    log.info(
+        "step %d of %d: %s", state.step, spec.steps, ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step")
+    )

@@ -54,9 +54,7 @@ class Unet(nn.Module):
         self.encoder = nn.ModuleList(
             DoubleConv(channels, width) for channels, width in zip([spec.channels, *widths], widths, strict=False)
         )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in reversed(widths[:-1])
-        )
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in reversed(widths[:-1]))
         self.decoder = nn.ModuleList(DoubleConv(2 * width, width) for width in reversed(widths[:-1]))
         self.head = nn.Conv2d(widths[0], spec.classes, 1)
         self.pool = nn.MaxPool2d(2)

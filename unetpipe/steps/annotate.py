@@ -62,7 +62,9 @@ def read_annotation(path: Path, spec: AnnotateSpec, shape: tuple[int, ...]) -> N
             raise AnnotationError(f"{path}: expected the image's size of {expected} px, came {came} px")
         block = source.read(Box(start=(0, 0), stop=source.shape))
     if block.dtype.kind == "f":
-        raise AnnotationError(f"{path}: expected integer labels, came {block.dtype}; save it as 8, 16 or 32 bit integers")
+        raise AnnotationError(
+            f"{path}: expected integer labels, came {block.dtype}; save it as 8, 16 or 32 bit integers"
+        )
     if any((block[0] != other).any() for other in block[1:]):
         raise AnnotationError(
             f"{path}: expected one channel of labels, came {len(block)} different ones; "

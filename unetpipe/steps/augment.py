@@ -5,20 +5,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.augment import (
-    deformed_patch,
-    draw_deformation,
-    draw_grey_curve,
-    generator,
-    grey_curve,
-    spline_coefficients,
-)
+from unetpipe.augment import draw_deformation, draw_grey_curve, generator, grey_curve
 from unetpipe.errors import AnnotationError
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.manifests import Manifest, open_ledger, read_manifest
 from unetpipe.patches import Patch, create_patches
 from unetpipe.slides import open_plane
 from unetpipe.specs import AugmentSpec
+from unetpipe.warp import deformed_patch, spline_coefficients
 
 __all__ = ["augment"]
 
@@ -41,7 +35,7 @@ def augment(image: Path, labels: Path, weights: Path, *, output: Path, spec: Aug
     with open_ledger(output, stage="augment", spec=spec, code=code, inputs=sources) as ledger:
         if ledger.complete:
             return
-        pixels, classes, separation = whole_sample(*sources, spec)
+        pixels, classes, separation = whole_sample(sources[0], sources[1], sources[2], spec)
         coefficients = spline_coefficients(pixels)
         sizes = {"input_px": spec.input_px, "output_px": spec.output_px}
         store = create_patches(ledger.store, count=spec.copies, channels=len(pixels), **sizes)
@@ -79,7 +73,11 @@ def whole_sample(
     image: Manifest, labels: Manifest, weights: Manifest, spec: AugmentSpec
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
     """Normalised image (C, Y, X), classes (Y, X) and separation weights (Y, X) of one sample."""
-    planes = [open_plane(image.store / "0"), open_plane(labels.store / "classes" / "0"), open_plane(weights.store / "0")]
+    planes = [
+        open_plane(image.store / "0"),
+        open_plane(labels.store / "classes" / "0"),
+        open_plane(weights.store / "0"),
+    ]
     shapes = {plane.shape for plane in planes}
     if len(shapes) > 1:
         raise AnnotationError(f"{labels.path}: sizes differ between image, labels and weights: {sorted(shapes)}")

@@ -24,7 +24,9 @@ __all__ = ["evaluate"]
 CORE = 1024
 
 
-def evaluate(segmentation: Path, probabilities: Path, labels: Path, *, output: Path, spec: EvaluateSpec, code: str) -> None:
+def evaluate(
+    segmentation: Path, probabilities: Path, labels: Path, *, output: Path, spec: EvaluateSpec, code: str
+) -> None:
     """Score one sample's segmentation.
 
     Reads
@@ -52,7 +54,7 @@ def evaluate(segmentation: Path, probabilities: Path, labels: Path, *, output: P
             "seg": dataclasses.asdict(sums),
         }
         if spec.thin:
-            facts["thin"], thin_scores = thin_scores_of(*sources[1:], spec)
+            facts["thin"], thin_scores = thin_scores_of(sources[1], truth, spec)
             scores |= thin_scores
         facts["scores"] = {name: plain(score) for name, score in scores.items()}
         table = pd.DataFrame([{"metric": name, **score} for name, score in facts["scores"].items()])
@@ -63,9 +65,7 @@ def evaluate(segmentation: Path, probabilities: Path, labels: Path, *, output: P
 
 def count_cores(predicted: Manifest, truth: Manifest, spec: EvaluateSpec) -> tuple[np.ndarray[Any, Any], Contingency]:
     """Confusion table and table of objects, summed over cores."""
-    planes = [
-        open_plane(m.store / name / "0") for m in (truth, predicted) for name in ("classes", "instances")
-    ]
+    planes = [open_plane(m.store / name / "0") for m in (truth, predicted) for name in ("classes", "instances")]
     height, width = planes[0].shape
     pixels = np.zeros((spec.n_classes,) * 2, dtype=np.int64)
     objects: list[Contingency] = []
@@ -86,7 +86,9 @@ def pixel_scores(table: np.ndarray[Any, Any]) -> dict[str, Score]:
     return scores
 
 
-def thin_scores_of(probabilities: Manifest, truth: Manifest, spec: EvaluateSpec) -> tuple[dict[str, Any], dict[str, Score]]:
+def thin_scores_of(
+    probabilities: Manifest, truth: Manifest, spec: EvaluateSpec
+) -> tuple[dict[str, Any], dict[str, Score]]:
     """V-Rand and V-Info after thinning: at every threshold, and the best."""
     foreground = open_plane(probabilities.store / "0").read_whole()[spec.foreground] / probabilities.facts["scale"]
     instances = open_plane(truth.store / "instances" / "0").read_whole()

@@ -1,5 +1,6 @@
 """ingest: a source image as an OME-Zarr pyramid with checked pixels and known intensities."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
             shapes = [(len(channels), *shape) for shape in level_shapes(source.shape)]
             levels = [create_plane(ledger.store / str(i), shape=shape, dtype=dtype) for i, shape in enumerate(shapes)]
             copy_pixels(source, channels, levels[0], ledger)
-            for finer, coarser in zip(levels, levels[1:], strict=False):
+            for finer, coarser in pairwise(levels):
                 for unit, box in coarser.iter_shards():
                     if unit not in ledger:
                         ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))

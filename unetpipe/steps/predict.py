@@ -70,7 +70,12 @@ def predict(image: Path, model: Path, *, output: Path, spec: PredictSpec, code: 
         pixel_size = source.facts["pixel_size_um"]
         name = output.name.removesuffix(".json")
         write_multiscale(ledger.store, name=name, shapes=[shape], pixel_size_um=pixel_size, centred=True)
-        facts = {"shape": list(pixels.shape), "classes": network_spec.classes, "pixel_size_um": pixel_size, "scale": SCALE}
+        facts = {
+            "shape": list(pixels.shape),
+            "classes": network_spec.classes,
+            "pixel_size_um": pixel_size,
+            "scale": SCALE,
+        }
         ledger.publish(facts)
 
 
@@ -94,4 +99,5 @@ def loaded(spec: UnetSpec, model: Manifest, device: torch.device) -> nn.Module:
     """The trained network, ready to predict."""
     network = build_network(spec, seed=0)
     network.load_state_dict(read_weights(model.store / "weights.safetensors", digest=model.facts["weights"]))
-    return network.to(device, memory_format=torch.channels_last).eval()
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()

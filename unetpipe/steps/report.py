@@ -32,7 +32,7 @@ __all__ = ["report"]
 TEMPLATE = Path(__file__).with_name("report.html")
 DETAIL_PX = 512
 MAX_FACTOR = 4
-# Objects of a smaller mean diameter are drawn as areas: their outlines would hide the picture.
+# Objects drawn with a smaller mean diameter are filled: their outlines would hide the picture.
 OUTLINED_PX = 14
 # Sky blue and orange of Okabe and Ito 2008; where both lie on each other, the page's blending gives white.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
@@ -112,7 +112,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
     """
     manifests = sorted((read_manifest(path) for path in inputs), key=lambda m: (m.stage, m.name))
     # The fingerprint of the code does not see the template, so its bytes enter the key.
-    with open_ledger(output, stage="report", spec=spec, code=code, inputs=manifests, sources=[TEMPLATE]) as ledger:
+    with open_ledger(output, stage="report", spec=spec, code=code, inputs=manifests) as ledger:
         if ledger.complete:
             return
         results = sorted_results(manifests)
@@ -191,10 +191,10 @@ def metric_rows(classes: Sequence[str]) -> list[tuple[str, str, str, str]]:
         rows += [(f"{key}_class_{i}", f"{name} {label}", meaning, "px") for i, label in enumerate(classes)]
     return [
         *rows,
-        ("f1", "F1@0.5", "objects found with IoU above 0.5, missed and invented ones counting", "objects"),
-        ("seg", "SEG", "mean IoU of the true objects, 0 for those not found", "true objects"),
-        ("v_rand_thin", "V-Rand, thin", "pairs of pixels in the same object, after thinning", "samples"),
-        ("v_info_thin", "V-Info, thin", "information shared by the partitions, after thinning", "samples"),
+        ("f1", "F1@0.5", "objects found with IoU above 0.5, missed and invented ones counting", "object"),
+        ("seg", "SEG", "mean IoU of the true objects, 0 for those not found", "true object"),
+        ("v_rand_thin", "V-Rand, thin", "pairs of pixels in the same object, after thinning", "sample"),
+        ("v_info_thin", "V-Info, thin", "information shared by the partitions, after thinning", "sample"),
     ]
 
 
@@ -305,9 +305,9 @@ def image_picture(image: Manifest, view: View) -> NDArray[np.uint8]:
 def label_picture(labels: Manifest, view: View, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
     """(Y, X, 4) layer with the instances of a view; tiny ones are filled."""
     facts = labels.facts
-    objects_px = sum(facts["class_counts"][1:]) / max(facts["n_instances"], 1)
+    mean_px = sum(facts["class_counts"][1:]) / max(facts["n_instances"], 1)
     block = open_plane(labels.store / "instances" / str(view.level)).read(view.box)
-    if math.sqrt(objects_px) / 2**view.level < OUTLINED_PX:
+    if math.sqrt(mean_px) * view.factor / 2**view.level < OUTLINED_PX:
         return enlarged(area_layer(block, colour), view.factor)
     return outline_layer(block, colour, factor=view.factor)
 

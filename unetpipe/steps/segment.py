@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.instances import CoreComponents, core_components, label_core, relabelled, resolve
+from unetpipe.instances import Connectivity, CoreComponents, core_components, label_core, relabelled, resolve
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
 from unetpipe.slides import Plane, coarser_block, create_plane, level_shapes, nearest, open_plane, write_multiscale
 from unetpipe.specs import SegmentSpec
 
 __all__ = ["segment"]
 
-CONNECTIVITY = 4
+CONNECTIVITY: Connectivity = 4
 
 
 def segment(probabilities: Path, *, output: Path, spec: SegmentSpec, code: str) -> None:

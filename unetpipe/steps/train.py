@@ -75,7 +75,12 @@ def train(inputs: Sequence[Path], *, output: Path, spec: TrainSpec, code: str, t
             "class_weights": balance,
             "steps": state.step,
         }
-        publish(ledger, state, facts, {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type})
+        publish(
+            ledger,
+            state,
+            facts,
+            {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type},
+        )
 
 
 def check_patches(patches: Sequence[Manifest], spec: TrainSpec) -> None:
@@ -152,11 +157,15 @@ def resumed(state: TrainingState, ledger: Ledger) -> TrainingState:
     if found is None:
         return state
     tensors, plain = found
-    state.network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+    state.network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+    )
     state.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
     optimiser = state.optimiser.state_dict()
     optimiser["state"] = {
-        int(k.removeprefix("momentum.")): {"momentum_buffer": v} for k, v in tensors.items() if k.startswith("momentum.")
+        int(k.removeprefix("momentum.")): {"momentum_buffer": v}
+        for k, v in tensors.items()
+        if k.startswith("momentum.")
     }
     state.optimiser.load_state_dict(optimiser)
     state.step, state.loss_sum, state.history = plain["step"], plain["loss_sum"], plain["history"]

@@ -1,0 +1,381 @@
+"""The page: every number against hand-worked ones, every picture there, everything escaped, equal bytes twice."""
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from unetpipe.errors import Interrupted
+from unetpipe.manifests import Manifest, open_ledger, read_manifest
+from unetpipe.slides import Plane, area_mean, create_plane, level_shapes, nearest
+from unetpipe.specs import (
+    AnnotateSpec,
+    EvaluateSpec,
+    IngestSpec,
+    ReportSpec,
+    SegmentSpec,
+    TrainSpec,
+    WeighSpec,
+    canonical_json,
+)
+from unetpipe.steps import report as module
+from unetpipe.steps.report import PREDICTION, TRUTH, View, charts, count, frame, kept_row, report, scale_bar
+
+HOSTILE = "<script>alert(1)</script> & \"friends'"
+CONFIG = {"classes": ["background", "cell", "<b>rare</b>"], "models": {"deep": {"network": {"depth": 5}}}}
+SPEC = ReportSpec(title=HOSTILE, preview_px=128, config=canonical_json(CONFIG))
+CODE = "report@0"
+
+# Pixels by true and predicted class, objects, and V-Rand and V-Info at three thresholds, of two samples.
+FIRST = {
+    "confusion": [[6, 1, 0], [1, 2, 0], [0, 0, 0]],
+    "matches": {"true_positives": 3, "false_positives": 1, "false_negatives": 0},
+    "seg": {"jaccard": 1.5, "n": 2},
+    "v_rand": [0.5, 0.8, None],
+    "v_info": [None, None, None],
+}
+SECOND = {
+    "confusion": [[10, 0, 0], [3, 7, 0], [0, 0, 0]],
+    "matches": {"true_positives": 1, "false_positives": 2, "false_negatives": 3},
+    "seg": {"jaccard": 0.5, "n": 3},
+    "v_rand": [0.9, 0.7, None],
+    "v_info": [0.2, 0.1, 0.3],
+}
+# By hand: the sum of the tables is [[16, 1], [4, 9]]; 4 TP, 3 FP, 3 FN; 2.0 over 5; means .7 and .75; .3 alone.
+POOLED = {
+    "Pixel error": ("0.1667", "n = 30 px"),
+    "IoU background": ("0.7619", "n = 21 px"),
+    "IoU cell": ("0.6429", "n = 14 px"),
+    "IoU <b>rare</b>": ("not defined", "n = 0 px"),
+    "Dice background": ("0.8649", "n = 21 px"),
+    "Dice cell": ("0.7826", "n = 14 px"),
+    "Dice <b>rare</b>": ("not defined", "n = 0 px"),
+    "F1@0.5": ("0.5714", "n = 10 objects"),
+    "SEG": ("0.4000", "n = 5 true objects"),
+    "V-Rand, thin": ("0.7500", "n = 2 samples, threshold 0.5"),
+    "V-Info, thin": ("0.3000", "n = 1 sample, threshold 0.9"),
+}
+
+
+def score(value: float | None, n: int = 1) -> dict[str, Any]:
+    """A score as `evaluate` publishes it."""
+    return {"value": value, "n": n, "defined": value is not None}
+
+
+def squares(side: int, step: int = 16) -> np.ndarray:
+    """(side, side) labels: squares of 10 px."""
+    labels = np.zeros((side, side), np.uint32)
+    for number, (y, x) in enumerate(np.ndindex(side // step, side // step), start=1):
+        labels[y * step + 3 : y * step + 13, x * step + 3 : x * step + 13] = number
+    return labels
+
+
+def write_levels(ledger: Any, folder: str, pixels: np.ndarray, reduce: Any) -> None:
+    """Write a pyramid as the stages do."""
+    for level, shape in enumerate(level_shapes(pixels.shape[-2:], smallest=64)):
+        plane = create_plane(ledger.store / folder / str(level), shape=(*pixels.shape[:-2], *shape), dtype=pixels.dtype)
+        for unit, box in plane.iter_shards():
+            ledger.append(f"{folder}{unit}", plane.write_shard(box, np.ascontiguousarray(pixels[(..., *box.slices)])))
+        pixels = reduce(pixels)
+
+
+def write_image(root: Path, sample: str, side: int, pixel_size_um: float | None = 0.5) -> None:
+    """A noisy image, as `ingest` writes it."""
+    pixels = np.random.default_rng(side).integers(0, 255, (1, side, side)).astype(np.uint8)
+    with open_ledger(root / f"images/{sample}.json", stage="ingest", spec=IngestSpec(), code="ingest@0") as ledger:
+        write_levels(ledger, "", pixels, area_mean)
+        facts = {"levels": len(level_shapes((side, side), smallest=64)), "percentiles": [[0.0, 255.0]], "channels": 1}
+        ledger.publish(facts | {"shape": [side, side], "pixel_size_um": pixel_size_um})
+
+
+def write_labels(root: Path, path: str, stage: str, labels: np.ndarray) -> None:
+    """Instances, as `annotate` and `segment` write them."""
+    spec = AnnotateSpec() if stage == "annotate" else SegmentSpec()
+    with open_ledger(root / path, stage=stage, spec=spec, code=f"{stage}@0") as ledger:
+        write_levels(ledger, "instances", labels, nearest)
+        inside = int(np.count_nonzero(labels))
+        counts = {"class_counts": [labels.size - inside, inside, 0], "n_instances": len(np.unique(labels)) - 1}
+        ledger.publish({"shape": list(labels.shape), "pixel_size_um": 0.5, **counts})
+
+
+def write_evaluation(root: Path, model: str, sample: str, tables: dict[str, Any]) -> None:
+    """Tables and scores, as `evaluate` publishes them."""
+    thin = {
+        name: [{"f": score(v), "split": score(v), "merge": score(v)} for v in tables[name]]
+        for name in ("v_rand", "v_info")
+    }
+    facts = {name: tables[name] for name in ("confusion", "matches", "seg")}
+    facts["thin"] = {"thresholds": [0.1, 0.5, 0.9], **thin}
+    facts["scores"] = {"pixel_error": score(0.125, 10), "f1": score(None, 0), "seg": score(0.75, 2)}
+    path = root / f"metrics/{model}/{sample}.json"
+    with open_ledger(path, stage="evaluate", spec=EvaluateSpec(), code="evaluate@0") as ledger:
+        ledger.append("tables", "0")
+        ledger.publish(facts)
+
+
+def write_model(root: Path, model: str, history: list[dict[str, float]]) -> None:
+    """A training, as `train` publishes it."""
+    facts = {
+        "intensity": "range",
+        "pixel_size_um": None,
+        "class_weights": [1.0, 2.5, 1.0],
+        "steps": 20,
+        "weights": "ab" * 32,
+    }
+    with open_ledger(root / f"models/{model}.json", stage="train", spec=TrainSpec(), code="train@0") as ledger:
+        ledger.append("weights", "0")
+        ledger.publish(facts | {"network": json.loads(canonical_json(TrainSpec().network)), "history": history})
+
+
+def write_weights(root: Path, sample: str, side: int) -> None:
+    """Weights, as `weigh` writes them."""
+    with open_ledger(root / f"weights/{sample}.json", stage="weigh", spec=WeighSpec(), code="weigh@0") as ledger:
+        write_levels(
+            ledger, "", np.linspace(0, 10, side * side, dtype=np.float32).reshape(side, side), lambda a: a[::2, ::2]
+        )
+        ledger.publish({"shape": [side, side]})
+
+
+HISTORY = [
+    {"step": 10, "learning_rate": 0.1, "loss": 20.0, "validation_loss": 3.0, "iou": 0.625},
+    {"step": 20, "learning_rate": 0.1, "loss": 1.0, "validation_loss": 2.0, "iou": 0.5},
+]
+
+
+def write_results(root: Path) -> list[Path]:
+    """Two models, two samples with a truth, a slide without, and a training sample; all manifests."""
+    for sample, side in (("one", 48), ("two", 64), ("slide", 300), ("train", 48)):
+        write_image(root, sample, side)
+    for sample, side in (("one", 48), ("two", 64)):
+        write_labels(root, f"labels/{sample}.json", "annotate", squares(side))
+    for model in ("deep", "flat"):
+        for sample, side in (("one", 48), ("two", 64), ("slide", 300)):
+            write_labels(root, f"segmentations/{model}/{sample}.json", "segment", squares(side, 20))
+    write_evaluation(root, "deep", "one", FIRST)
+    write_evaluation(root, "deep", "two", SECOND)
+    write_evaluation(root, "flat", "one", FIRST)
+    write_model(root, "deep", HISTORY)
+    write_model(root, "flat", [{"step": 20, "learning_rate": 0.1, "loss": 1.0}])
+    write_weights(root, "train", 48)
+    return sorted(path for path in root.rglob("*.json") if path.name != "zarr.json")
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, pictures, texts, and the rows of each table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.pictures: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.tables: list[list[list[list[str]]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag == "img":
+            self.pictures.append(unquote(dict(attrs)["src"] or ""))
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append([])
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self.tables and self.tables[-1] and self.tables[-1][-1] and data.strip():
+            self.tables[-1][-1][-1].append(" ".join(data.split()))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """Results of all stages before the report; not to be changed."""
+    root = tmp_path_factory.mktemp("run") / "results"
+    return root, write_results(root)
+
+
+@pytest.fixture(scope="module")
+def written(results: tuple[Path, list[Path]]) -> Iterator[tuple[Manifest, Page, str]]:
+    """The report over these results."""
+    root, inputs = results
+    report(inputs, output=root / "report.json", spec=SPEC, code=CODE)
+    text = (root / "report/index.html").read_text(encoding="utf-8")
+    yield read_manifest(root / "report.json", stage="report"), Page(text), text
+
+
+def test_pooled_scores_are_those_worked_by_hand(written: tuple[Manifest, Page, str]) -> None:
+    manifest, page, _ = written
+    rows = {row[0][0]: tuple(row[1]) for row in page.tables[0][1:]}
+    assert rows == POOLED
+    assert manifest.facts["scores"]["deep"]["seg"] == {"value": 0.4, "n": 5, "defined": True}
+    assert manifest.facts["scores"]["deep"]["iou_class_2"] == {"value": None, "n": 0, "defined": False}
+    assert manifest.facts["scored"] == ["one", "two"]
+    assert manifest.facts["unscored"] == ["slide"]
+
+
+def test_scores_by_sample_show_what_evaluate_found(written: tuple[Manifest, Page, str]) -> None:
+    page = written[1]
+    header, one, two = page.tables[1]
+    by_name = {cell[0]: value[0] for cell, value in zip(header, one, strict=True)}
+    assert by_name["Sample"] == "one" and two[0] == ["two"]
+    assert by_name["Pixel error"] == "0.1250"
+    assert by_name["F1@0.5"] == "not defined"
+    assert by_name["Dice cell"] == "–"
+    assert len(page.tables[2]) == 2
+
+
+def test_every_picture_exists_and_none_is_spare(written: tuple[Manifest, Page, str]) -> None:
+    manifest, page, _ = written
+    assert page.pictures
+    for name in page.pictures:
+        assert imagecodecs.png_decode((manifest.store / name).read_bytes()).dtype == np.uint8
+    assert set(manifest.objects) == {"index.html", *page.pictures}
+
+
+def test_nothing_comes_from_outside_and_nothing_runs(written: tuple[Manifest, Page, str]) -> None:
+    _, page, text = written
+    assert not page.tags & {"script", "iframe", "object", "link"}
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "http" not in text and "@import" not in text
+
+
+def test_titles_and_class_names_are_escaped(written: tuple[Manifest, Page, str]) -> None:
+    _, page, text = written
+    assert "<script" not in text and "<b>rare" not in text
+    assert page.texts.count(HOSTILE) == 2
+
+
+def test_settings_and_provenance_are_there(written: tuple[Manifest, Page, str]) -> None:
+    _, page, _ = written
+    joined = "".join(page.texts)
+    assert "models:\n  deep:\n    network:\n      depth: 5" in joined
+    for code in ("ingest@0", "annotate@0", "segment@0", "evaluate@0", "train@0", "weigh@0", CODE):
+        assert code in page.texts
+    settings = {row[0][0]: row[1] for row in page.tables[3][1:]}
+    assert settings["network.base_width"] == ["64"]
+    assert settings["pixel size, µm"] == ["not known"]
+    assert settings["class weights"] == ["background 1, cell 2.5, <b>rare</b> 1"]
+    assert "kept: step 10 with a validation IoU of 0.6250" in " ".join(joined.split())
+
+
+def test_outlines_lie_on_the_objects(written: tuple[Manifest, Page, str]) -> None:
+    store = written[0].store
+    for name, colour, side, factor, step in (
+        ("truth/one", TRUTH, 48, 2, 16),
+        ("prediction/deep/two", PREDICTION, 64, 2, 20),
+    ):
+        layer = imagecodecs.png_decode((store / f"whole/{name}.png").read_bytes())
+        assert layer.shape == (side * factor, side * factor, 4)
+        lines = (layer == (*colour, 255)).all(axis=2)[::factor, ::factor]
+        labels = squares(side, step)
+        first = np.argwhere(labels == 1)
+        (y0, x0), (y1, x1) = first.min(axis=0), first.max(axis=0)
+        assert lines[y0, x0 : x1 + 1].all() and lines[y0 : y1 + 1, x1].all()
+        assert not lines[y0 + 1 : y1, x0 + 1 : x1].any()
+        assert lines.sum() == 36 * (len(np.unique(labels)) - 1)
+
+
+def test_a_slide_is_read_in_boxes(
+    results: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, boxes = Plane.read, []
+    monkeypatch.setattr(Plane, "read", lambda plane, box: boxes.append(box) or read(plane, box))
+    report(results[1], output=tmp_path / "report.json", spec=SPEC, code=CODE)
+    assert max(max(box.shape) for box in boxes) <= SPEC.preview_px
+    assert (tmp_path / "report/detail/prediction/deep/slide.png").is_file()
+
+
+def test_equal_inputs_give_equal_bytes_in_any_folder_and_order(
+    results: tuple[Path, list[Path]], written: tuple[Manifest, Page, str], tmp_path: Path
+) -> None:
+    root, inputs = results
+    other = tmp_path / "elsewhere/results"
+    shutil.copytree(root, other, ignore=shutil.ignore_patterns("report*"))
+    moved = [other / path.relative_to(root) for path in inputs]
+    random.Random(1).shuffle(moved)
+    report(moved, output=other / "report.json", spec=SPEC, code=CODE)
+    assert (other / "report.json").read_bytes() == (root / "report.json").read_bytes()
+    for name in written[0].objects:
+        assert (other / "report" / name).read_bytes() == (root / "report" / name).read_bytes()
+
+
+def test_a_finished_report_is_left_alone(
+    results: tuple[Path, list[Path]], written: tuple[Manifest, Page, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "rendered", None)
+    before = (results[0] / "report.json").read_bytes()
+    report(results[1], output=results[0] / "report.json", spec=SPEC, code=CODE)
+    assert (results[0] / "report.json").read_bytes() == before
+
+
+def test_a_killed_report_draws_no_picture_twice(
+    results: tuple[Path, list[Path]],
+    written: tuple[Manifest, Page, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(**page: Any) -> str:
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "rendered", killed)
+        with pytest.raises(Interrupted):
+            report(results[1], output=tmp_path / "report.json", spec=SPEC, code=CODE)
+    for name in ("image_picture", "label_picture", "weight_picture"):
+        monkeypatch.setattr(module, name, None)
+    report(results[1], output=tmp_path / "report.json", spec=SPEC, code=CODE)
+    assert (tmp_path / "report.json").read_bytes() == (results[0] / "report.json").read_bytes()
+
+
+def test_a_run_without_truth_and_images_has_a_page(tmp_path: Path) -> None:
+    write_labels(tmp_path, "segmentations/deep/one.json", "segment", squares(48))
+    write_model(tmp_path, "deep", HISTORY[:1])
+    inputs = [tmp_path / "models/deep.json", tmp_path / "segmentations/deep/one.json"]
+    report(inputs, output=tmp_path / "report.json", spec=ReportSpec(), code=CODE)
+    page = Page((tmp_path / "report/index.html").read_text(encoding="utf-8"))
+    assert page.pictures == []
+    assert "1 network, applied to 1 sample without truth." in " ".join("".join(page.texts).split())
+
+
+def test_a_scale_bar_is_a_round_length_of_at_most_a_quarter() -> None:
+    view = View(name="whole", level=2, box=module.Box(start=(0, 0), stop=(100, 500)), factor=1)
+    assert scale_bar(view, 0.5) == (20.0, "200 µm")
+    assert scale_bar(view, 10.0) == (25.0, "5 mm")
+    assert scale_bar(view, None) == (25.0, "500 px")
+    for size in np.geomspace(1e-3, 1e3, 97):
+        percent, _ = scale_bar(view, float(size))
+        assert 10 - 1e-9 <= percent <= 25 + 1e-9
+
+
+def test_the_frame_is_where_the_detail_is() -> None:
+    whole = View(name="whole", level=2, box=module.Box(start=(0, 0), stop=(50, 100)), factor=1)
+    detail = View(name="detail", level=0, box=module.Box(start=(100, 40), stop=(200, 120)), factor=1)
+    assert frame([whole, detail]) == (10.0, 50.0, 20.0, 50.0)
+    assert frame([whole]) is None
+
+
+def test_the_first_of_the_best_validations_is_the_kept_one() -> None:
+    rows = [{"step": step, "loss": 1.0, "iou": iou} for step, iou in ((1, 0.2), (2, 0.7), (3, 0.7))]
+    assert kept_row(rows)["step"] == 2
+    assert kept_row([{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0}])["step"] == 2
+
+
+def test_charts_without_validation_show_the_training_loss_only() -> None:
+    assert [title for title, _ in charts(HISTORY)] == ["Loss", "IoU of the validation images"]
+    assert [list(laid.lines) for _, laid in charts([{"step": 1, "loss": math.pi}])] == [["training"]]
+
+
+def test_whole_numbers_have_narrow_spaces() -> None:
+    assert count(1234567) == "1\u202f234\u202f567"

@@ -1,0 +1,75 @@
+"""The fingerprint changes with the code that a stage runs, and with nothing else."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import unetpipe
+from unetpipe.fingerprint import fingerprint, import_closure
+
+ROOT = Path(unetpipe.__file__).parent
+WEIGH = "unetpipe.steps.weigh"
+
+
+@pytest.fixture
+def edited(tmp_path: Path):
+    """A function that gives WEIGH's fingerprint after a change in one file of a copy of the package."""
+    count = 0
+
+    def edit(file: str, old: str, new: str) -> str:
+        nonlocal count
+        count += 1
+        copy = tmp_path / str(count)
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        text = (copy / file).read_text()
+        assert old in text
+        (copy / file).write_text(text.replace(old, new, 1))
+        return fingerprint(WEIGH, root=copy)
+
+    return edit
+
+
+def test_place_does_not_count(edited) -> None:
+    assert edited("weights.py", "import", "import") == fingerprint(WEIGH)
+
+
+@pytest.mark.parametrize("file", ["weights.py", "steps/weigh.py", "slides.py", "geometry.py", "__init__.py"])
+def test_code_of_the_closure_counts(edited, file: str) -> None:
+    assert edited(file, '__all__ = ["', '__all__ = ["changed", "') if file != "__init__.py" else True
+    changed = edited(file, '"""\n\n', '"""\n\nchanged = 1\n')
+    assert changed != fingerprint(WEIGH)
+
+
+@pytest.mark.parametrize(
+    "file", ["augment.py", "networks/unet.py", "cli.py", "config.py", "steps/report.html", "inference.py"]
+)
+def test_other_code_does_not_count(edited, file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert edited(file, text[:10], "# other\n" + text[:10]) == fingerprint(WEIGH)
+    assert f"unetpipe.{file.removesuffix('.py').replace('/', '.')}" not in import_closure(WEIGH)
+
+
+def test_comments_docstrings_and_blank_lines_do_not_count(edited) -> None:
+    text = (ROOT / "weights.py").read_text()
+    first = text.splitlines()[0]
+    assert edited("weights.py", first, first.replace('"""', '"""Other words. ', 1)) == fingerprint(WEIGH)
+    assert edited("weights.py", "\n\n\n", "\n\n\n\n# a remark\n\n") == fingerprint(WEIGH)
+
+
+def test_the_family_counts_where_it_is_named() -> None:
+    assert fingerprint("unetpipe.steps.train") != fingerprint("unetpipe.steps.train", "unetpipe.networks.unet")
+    assert "unetpipe.networks.unet" not in import_closure("unetpipe.steps.train")
+
+
+def test_a_template_counts_for_its_own_stage(tmp_path: Path) -> None:
+    shutil.copytree(ROOT, tmp_path / "p", ignore=shutil.ignore_patterns("__pycache__"))
+    before = fingerprint("unetpipe.steps.report")
+    with (tmp_path / "p" / "steps" / "report.html").open("a") as file:
+        file.write("<!-- other -->")
+    assert fingerprint("unetpipe.steps.report", root=tmp_path / "p") != before
+
+
+def test_an_unknown_module_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        fingerprint("unetpipe.nothing.here")

@@ -1,0 +1,111 @@
+"""The house: imports go down only, files stay small, the README's tree is the disk's."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "unetpipe"
+
+FLOORS: dict[str, int] = {
+    **dict.fromkeys(["__init__", "errors", "geometry", "units", "specs", "fingerprint", "signals"], 0),
+    **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics"], 1),
+    **dict.fromkeys(["phantoms", "randomfields", "pictures"], 1),
+    **dict.fromkeys(["networks", "losses", "training", "inference"], 2),
+    **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
+    "manifests": 3,
+    **dict.fromkeys(["steps", "config", "sheet", "reference"], 4),
+    **dict.fromkeys(["cli", "__main__"], 5),
+}
+FOREIGN: dict[int, set[str]] = {
+    0: set(),
+    1: {"numpy", "scipy", "numba", "skimage"},
+    2: {"numpy", "torch", "dask"},
+    3: {"numpy", "zarr", "tifffile", "imagecodecs", "safetensors", "torch"},
+    4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
+    5: {"typer"},
+}
+ONLY_IN = {"dask": {"inference"}, "pydantic": {"config"}, "safetensors": {"checkpoints"}, "typer": {"cli"}}
+# Longer than 400 lines, and why.
+LONG: dict[str, str] = {}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The module or subpackage of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """All module names that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names |= (
+                {f"{node.module}.{alias.name}" for alias in node.names}
+                if node.module == "unetpipe"
+                else {str(node.module)}
+            )
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    import sys
+
+    floor = FLOORS[room(path)]
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "unetpipe":
+            other = rest.split(".")[0] or "__init__"
+            below = FLOORS.get(other, 0)
+            assert below <= floor, f"{path.name} on floor {floor} imports {name} of floor {below}"
+            assert {below, floor} != {2, 3}, f"floors 2 and 3 never see each other: {path.name} imports {name}"
+        elif top not in sys.stdlib_module_names:
+            assert top in FOREIGN[floor], f"{path.name} on floor {floor} imports {top}"
+            assert room(path) in ONLY_IN.get(top, {room(path)}), f"{top} belongs in {ONLY_IN[top]}"
+            assert top != "torch" or floor != 3 or room(path) == "checkpoints"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_small(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400 or name in LONG
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_prints_and_nothing_is_swallowed(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"print", "eval", "exec"}
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno}: bare except"
+            caught = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
+            assert not caught & {"Exception", "BaseException"}, f"{path}:{node.lineno}: blanket except"
+
+
+def test_the_readme_shows_the_tree_on_the_disk() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```text\n(.*?)```", text, re.S)
+    assert block, "README.md has no tree"
+    shown: set[str] = set()
+    parents: list[str] = []
+    for line in block[1].splitlines():
+        entry = line.split("#")[0].rstrip()
+        if entry.strip():
+            depth = (len(entry) - len(entry.lstrip())) // 2
+            for name in entry.split():
+                parents[depth:] = [name]
+                shown.add("".join(parents))
+    for name in shown:
+        assert (ROOT / name).exists(), f"README.md shows {name}, which is not there"
+    for path in PACKAGE.iterdir():
+        if path.name != "__pycache__":
+            name = f"unetpipe/{path.name}" + ("/" if path.is_dir() else "")
+            assert name in shown, f"README.md does not show {name}"

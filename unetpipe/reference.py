@@ -1,0 +1,176 @@
+"""The configuration's documentation, written from the specs: schema, reference page, default file.
+
+``python -m unetpipe.reference`` writes ``config/config.schema.json``, ``config/README.md`` and ``config/config.yaml``.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from unetpipe.config import DERIVED, SECTIONS
+from unetpipe.specs import TrainSpec, UnetSpec
+
+__all__ = ["default_yaml", "reference_page", "schema"]
+
+# Where the default configuration differs from the defaults: a small network on small patches.
+EXAMPLE: dict[str, dict[str, Any]] = {
+    "augment": {"input_px": 380, "copies": 16},
+    "train": {"steps": 300, "validate_every": 100, "learning_rate": 0.003},
+}
+CLASSES = ("background", "cell")
+MODEL = {"unet16": {"network": {"base_width": 16}}}
+TOP = {
+    "samples": "the sample sheet, a table separated by tabs",
+    "classes": "names of the classes; the first is background, the others follow their indices in class maps",
+}
+COLUMN_HELP = {
+    "sample": "unique name: letters, digits, `.`, `_`, `-`, at most 64",
+    "image": "path of the image; `${NAME:-default}` is taken from the environment",
+    "annotation": "path of the annotation; needed unless split is `predict`",
+    "split": "`train`, `val` (chooses the best parameters), `test` (is evaluated), or `predict` (is only segmented)",
+    "plane": "z or t plane of a stack, counted from 0; empty for single images",
+    "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
+    "channels": "channels to keep, counted from 0, as `0` or `0,2`; empty: all",
+    "pixel_size_um": "pixel size in um; empty: `ingest.pixel_size_um`, or what the file says",
+}
+
+
+def keys_of(section: str) -> list[dataclasses.Field[Any]]:
+    """The fields of a section that a person may set."""
+    hidden = DERIVED.get(section, set())
+    return [field for field in dataclasses.fields(SECTIONS[section]) if field.name not in hidden]
+
+
+def default_yaml() -> str:
+    """The commented default configuration."""
+    lines = ["# The default configuration: simulated cells and a narrow U-Net. Every key is explained in README.md."]
+    lines += ["samples: config/samples.tsv", f"classes: [{', '.join(CLASSES)}]"]
+    for section, kind in SECTIONS.items():
+        lines += ["", f"# {first_line(kind)}", f"{section}:"]
+        for field in keys_of(section):
+            value = EXAMPLE.get(section, {}).get(field.name, field.default)
+            unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+            lines.append(f"  {field.name}: {json.dumps(value)}  # {field.metadata['meaning']}{unit}")
+    lines += ["", "# One network each; `network:` and any key of `train:` may be set per model."]
+    lines += [yaml.safe_dump({"models": MODEL}, sort_keys=False).rstrip()]
+    return "\n".join(lines) + "\n"
+
+
+def reference_page() -> str:
+    """The page that explains every column and every key."""
+    lines = [
+        "# Configuration",
+        "",
+        "## The sample sheet",
+        "",
+        "`samples.tsv`, one row per image, columns separated by tabs.",
+        "",
+    ]
+    lines += ["| column | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in COLUMN_HELP.items()]
+    lines += ["", "## Keys of config.yaml", "", "| key | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in TOP.items()]
+    lines += ["| `models` | one entry per network: its name, `network:` (below), and any key of `train` that differs |"]
+    for section, kind in SECTIONS.items():
+        lines += ["", f"### `{section}`", "", first_line(kind), "", *table(keys_of(section))]
+    network = [field for field in dataclasses.fields(UnetSpec) if field.name != "classes"]
+    lines += ["", "### `models.NAME.network`", "", first_line(UnetSpec), "", *table(network)]
+    return "\n".join(lines) + "\n"
+
+
+def table(fields: list[dataclasses.Field[Any]]) -> list[str]:
+    """One row per key."""
+    rows = ["| key | meaning | unit | default | allowed |", "|---|---|---|---|---|"]
+    for field in fields:
+        about = field.metadata
+        default = "" if field.default is None else json.dumps(field.default)
+        rows.append(
+            f"| `{field.name}` | {about['meaning']} | {about['unit']} | `{default}` | {allowed(field)} |".replace(
+                "`` ", ""
+            )
+        )
+    return rows
+
+
+def allowed(field: dataclasses.Field[Any]) -> str:
+    """The values that a key may have, in words."""
+    choices = literals(field.type)
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    words = {"at_least": "at least", "above": "above", "at_most": "at most"}
+    return ", ".join(f"{word} {field.metadata[rule]:g}" for rule, word in words.items() if rule in field.metadata)
+
+
+def literals(kind: Any) -> tuple[Any, ...]:
+    """The choices of a Literal type."""
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def first_line(kind: type) -> str:
+    """First line of a spec's docstring."""
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of config.yaml, for editors that complete and check while one types."""
+    sections = {name: section_schema(keys_of(name), first_line(kind)) for name, kind in SECTIONS.items()}
+    network = section_schema([f for f in dataclasses.fields(UnetSpec) if f.name != "classes"], first_line(UnetSpec))
+    model = section_schema(keys_of("train"), first_line(TrainSpec))
+    model["properties"] = {"network": network, **model["properties"]}
+    sections["train"]["properties"]["network"] = network
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "unetpipe configuration",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["models"],
+        "properties": {
+            "samples": {"type": "string", "description": TOP["samples"]},
+            "classes": {"type": "array", "items": {"type": "string"}, "minItems": 2, "description": TOP["classes"]},
+            **sections,
+            "models": {"type": "object", "minProperties": 1, "additionalProperties": model},
+        },
+    }
+
+
+def section_schema(fields: list[dataclasses.Field[Any]], meaning: str) -> dict[str, Any]:
+    """JSON schema of one section."""
+    properties = {field.name: field_schema(field) for field in fields}
+    return {"type": ["object", "null"], "description": meaning, "additionalProperties": False, "properties": properties}
+
+
+def field_schema(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """JSON schema of one key."""
+    rules = {"at_least": "minimum", "above": "exclusiveMinimum", "at_most": "maximum"}
+    bounds = {name: field.metadata[rule] for rule, name in rules.items() if rule in field.metadata}
+    unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+    return type_schema(field.type, bounds) | {"description": field.metadata["meaning"] + unit, "default": field.default}
+
+
+def type_schema(kind: Any, bounds: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of a field's type."""
+    if isinstance(kind, types.UnionType):
+        return {"anyOf": [type_schema(part, bounds) for part in typing.get_args(kind)]}
+    if literals(kind):
+        return {"enum": list(literals(kind))}
+    if typing.get_origin(kind) is tuple:
+        return {"type": "array", "items": type_schema(typing.get_args(kind)[0], bounds)}
+    names = {int: "integer", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}
+    return {"type": names[kind], **(bounds if kind in (int, float) else {})}
+
+
+def main() -> None:
+    """Write the three files."""
+    folder = Path("config")
+    (folder / "config.schema.json").write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(reference_page(), encoding="utf-8")
+    (folder / "config.yaml").write_text(default_yaml(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The sample sheet: one row per image, held against what names, paths and splits may be."""
+
+import csv
+import difflib
+import io
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unetpipe.errors import ConfigError
+from unetpipe.specs import IngestSpec
+
+__all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "read_samples", "read_text", "unknown"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
+SPLITS = ("train", "val", "test", "predict")
+COLUMNS = ("sample", "image", "annotation", "split", "plane", "annotation_plane", "channels", "pixel_size_um")
+MAX_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One row of the sample sheet.
+
+    Parameters
+    ----------
+    name : str
+        Unique name of the sample.
+    image : str
+        Path of the source image.
+    annotation : str
+        Path of the annotation; empty where there is none.
+    split : str
+        train, val, test or predict.
+    ingest : IngestSpec
+        What becomes the sample's image.
+    annotation_plane : int or None
+        Plane of an annotation stack.
+    """
+
+    name: str
+    image: str
+    annotation: str
+    split: str
+    ingest: IngestSpec
+    annotation_plane: int | None
+
+
+def read_text(path: Path) -> str:
+    """Text of a small file that a person wrote."""
+    try:
+        if path.stat().st_size > MAX_BYTES * (16 if path.suffix == ".tsv" else 1):
+            raise ConfigError(f"{path}: expected a small text file, came {path.stat().st_size} bytes")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not known."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"unknown key {name!r}; {hint}"
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuse names that are not safe as a file name on every system."""
+    if not NAME.fullmatch(name) or ".." in name or name.split(".")[0].lower() in RESERVED or name.endswith("."):
+        raise ConfigError(
+            f"{where}: name {name!r:.80} is not usable; use letters, digits, '.', '_' and '-', "
+            "at most 64, beginning with a letter or digit"
+        )
+
+
+def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
+    """The rows of the sample sheet, by name."""
+    rows = list(csv.reader(io.StringIO(read_text(path)), delimiter="\t"))
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    for name in header:
+        if name not in COLUMNS:
+            raise ConfigError(f"{path}: {unknown(name, COLUMNS).replace('key', 'column')}")
+    for name in ("sample", "image", "split"):
+        if header.count(name) != 1:
+            raise ConfigError(f"{path}: expected one column {name!r} separated by tabs, came columns {header!r:.120}")
+    samples: dict[str, Sample] = {}
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if any(cell.strip() for cell in row):
+            where = f"{path} row {number}"
+            if len(row) > len(header):
+                raise ConfigError(f"{where}: expected {len(header)} cells, came {len(row)}")
+            cells = dict.fromkeys(COLUMNS, "") | {k: v.strip() for k, v in zip(header, row, strict=False)}
+            sample = read_row(cells, where, pixel_size_um)
+            twin = seen.setdefault(sample.name.lower(), number)
+            if twin != number:
+                raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; names must be unique")
+            samples[sample.name] = sample
+    if not any(sample.split == "train" for sample in samples.values()):
+        raise ConfigError(f"{path}: expected at least one sample of split train, came none")
+    return samples
+
+
+def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> Sample:
+    """One sample of the sheet."""
+    check_name(cells["sample"], f"{where}: sample")
+    if cells["split"] not in SPLITS:
+        raise ConfigError(f"{where}: split: expected one of {', '.join(SPLITS)}, came {cells['split']!r}")
+    if not cells["image"]:
+        raise ConfigError(f"{where}: image: expected a path, came nothing")
+    if cells["split"] != "predict" and not cells["annotation"]:
+        raise ConfigError(f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing")
+    size, channels = cells["pixel_size_um"], cells["channels"]
+    try:
+        ingest = IngestSpec(
+            plane=index(cells["plane"], f"{where}: plane"),
+            channels=tuple(index(c, f"{where}: channels") or 0 for c in channels.split(",")) if channels else None,
+            pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else pixel_size_um,
+        )
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    return Sample(
+        name=cells["sample"],
+        image=expanded(cells["image"]),
+        annotation=expanded(cells["annotation"]) if cells["split"] != "predict" else "",
+        split=cells["split"],
+        ingest=ingest,
+        annotation_plane=index(cells["annotation_plane"] or cells["plane"], f"{where}: annotation_plane"),
+    )
+
+
+def index(cell: str, where: str) -> int | None:
+    """A cell with a whole number; None where it is empty."""
+    if not cell:
+        return None
+    if not re.fullmatch(r"\s*\d{1,9}\s*", cell):
+        raise ConfigError(f"{where}: expected a whole number from 0 on, came {cell!r:.60}")
+    return int(cell)
+
+
+def decimal(cell: str, where: str) -> float:
+    """A cell with a decimal number."""
+    try:
+        return float(cell)
+    except ValueError:
+        raise ConfigError(f"{where}: expected a number with a decimal point, came {cell!r:.60}") from None
+
+
+def expanded(path: str) -> str:
+    """A path with ``${NAME}`` and ``${NAME:-default}`` replaced from the environment."""
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda m: os.environ.get(m[1]) or (m[2] or ""), path)
