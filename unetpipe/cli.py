@@ -12,6 +12,7 @@ import typer
 
 from unetpipe import __version__
 from unetpipe.errors import Interrupted, UnetpipeError
+from unetpipe.specs import PhantomSpec
 
 __all__ = ["main"]
 
@@ -110,7 +111,12 @@ def simulate(
     log: Log = None,
 ) -> None:
     """Draw an image of touching cells with its exact labels, of any size, e.g. --spec '{"side": 4096}'."""
-    run("simulate", spec, code, log, lambda step, spec, code: step(image, annotation, spec=spec))
+
+    def call(step: Callable[..., None], *, spec: PhantomSpec, code: str) -> None:
+        keys = {"seed": spec.seed, "diameter_px": spec.diameter_px, "pixel_size_um": spec.pixel_size_um}
+        step(image, annotation, shape=(spec.side, spec.side), **keys)
+
+    run("simulate", spec, code, log, call)
 
 
 @app.command()

@@ -100,9 +100,14 @@ class Config:
         """Module of a model's network family: it is chosen at run time, so its code is named for the fingerprint."""
         return f"unetpipe.networks.{self.models[model].network.family}"
 
+    @property
+    def simulated(self) -> str:
+        """Folder of the images that the package draws; empty where it draws none."""
+        return self.sections["simulate"].folder if "simulate" in self.sections else ""
+
     def is_simulated(self, path: str) -> bool:
         """Whether a source file is drawn by the package."""
-        return "simulate" in self.sections and Path(path).parent.parent == Path(self.sections["simulate"].folder)
+        return bool(self.simulated) and Path(path).parent.parent == Path(self.simulated)
 
     def spec(self, stage: str, name: str = "") -> str:
         """Canonical JSON of a stage's spec, for the sample or model `name` where it differs between them."""

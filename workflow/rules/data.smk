@@ -1,11 +1,11 @@
 # From source files to checked images and labels.
 
-if "simulate" in CONFIG.sections:
+if CONFIG.simulated:
 
     rule simulate:
         output:
-            image=CONFIG.sections["simulate"].folder + "/images/{sample}.tif",
-            annotation=CONFIG.sections["simulate"].folder + "/labels/{sample}.tif",
+            image=f"{CONFIG.simulated}/images/{{sample}}.tif",
+            annotation=f"{CONFIG.simulated}/labels/{{sample}}.tif",
         log:
             "results/logs/simulate/{sample}.log",
         benchmark:
