@@ -38,7 +38,7 @@ def value_noise(y: int, x: int, wavelength: float) -> float:
     """Slow reference of one pixel of noise of amplitude 1."""
 
     def knot(row: int, column: int) -> float:
-        return 2 * uniform(site_hash(KEY, row, column)) - 1
+        return 2 * uniform(np.uint64(site_hash(KEY, row, column))) - 1
 
     v, u = (y + 0.5) / wavelength, (x + 0.5) / wavelength
     i, j = int(np.floor(v)), int(np.floor(u))

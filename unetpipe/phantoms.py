@@ -32,7 +32,7 @@ _SMALLEST_RADIUS, _RADIUS_RANGE, _ABSENT = 0.38, 0.20, -10.0
 # A cell whose centre is nearer than half of this to the border with a larger one would be a sliver: it is left out.
 _CROWDED = 0.36
 # Half width of the dark line between touching cells: in px, but at most `_SEAM` pitches.
-_SEAM_PX, _SEAM, _SEAM_DEPTH = 2.2, 0.08, 0.62
+_SEAM_PX, _SEAM, _SEAM_DEPTH = 2.8, 0.08, 0.80
 # Grid steps before the first pixel and behind the last that can hold a cell's centre.
 _RING = 2
 

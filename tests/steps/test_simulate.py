@@ -26,7 +26,7 @@ def test_files_hold_the_phantom(tmp_path: Path) -> None:
     image, annotation = tmp_path / "images" / "a.tif", tmp_path / "labels" / "a.tif"
     simulate(image, annotation, **ARGUMENTS)
     whole = Box(start=(0, 0), stop=SHAPE)
-    drawn = {"shape": SHAPE, "seed": 4, "diameter_px": 30.0}
+    drawn: dict[str, Any] = {"shape": SHAPE, "seed": 4, "diameter_px": 30.0}
     assert np.array_equal(tifffile.imread(image), phantom_image(whole, **drawn))
     assert np.array_equal(tifffile.imread(annotation), phantom_labels(whole, **drawn))
     assert sorted(everything(tmp_path)) == [image, annotation]
@@ -34,10 +34,10 @@ def test_files_hold_the_phantom(tmp_path: Path) -> None:
 
 def test_files_are_tiled_and_say_their_pixel_size(tmp_path: Path) -> None:
     simulate(tmp_path / "a.tif", tmp_path / "b.tif", **ARGUMENTS)
-    for name, dtype in (("a.tif", np.uint8), ("b.tif", np.uint32)):
+    for name, dtype in (("a.tif", "uint8"), ("b.tif", "uint32")):
         with tifffile.TiffFile(tmp_path / name) as file:
             page = file.pages.first
-            assert (page.shape, page.dtype, page.axes) == (SHAPE, dtype, "YX")
+            assert (page.shape, str(page.dtype), page.axes) == (SHAPE, dtype, "YX")
             assert (page.tilewidth, page.tilelength) == (512, 512)
             assert page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
             # 10,000 um per cm, 0.25 um per px
@@ -106,7 +106,8 @@ def test_a_stop_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     asked = threading.Event()
 
     def draw(box: Box, **arguments: Any) -> Any:
-        asked.set()
+        if box.shape == (512, 512):
+            asked.set()
         return phantom_image(box, **arguments)
 
     monkeypatch.setattr(step, "phantom_image", draw)

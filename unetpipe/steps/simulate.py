@@ -87,7 +87,7 @@ def simulate(
         return phantom_labels(box, shape=shape, seed=seed, diameter_px=diameter_px)
 
     # One pixel has all arguments checked before anything is written.
-    draw_labels(Box(start=(0, 0), stop=(1, 1)))
+    draw_image(Box(start=(0, 0), stop=(1, 1)))
     files: list[tuple[Path, Draw, DTypeLike]] = [(image, draw_image, np.uint8)]
     if annotation is not None:
         files.append((annotation, draw_labels, np.uint32))

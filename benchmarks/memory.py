@@ -1,0 +1,83 @@
+"""Peak memory of ingest and predict on a small and on a large slide: it must not grow with the slide.
+
+Run: python benchmarks/memory.py [--sides 4096 16384] [--folder DIR]
+
+Each stage runs in a process of its own, as in the workflow; its peak resident memory is what the kernel counted. The
+network is narrow (depth 2, base width 4, random parameters), so that the large slide takes minutes.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from unetpipe.checkpoints import write_weights
+from unetpipe.manifests import open_ledger
+from unetpipe.networks import build_network
+from unetpipe.specs import TrainSpec, UnetSpec
+
+NETWORK = UnetSpec(depth=2, base_width=4)
+
+
+def stage(*words: str) -> tuple[float, float]:
+    """Seconds and peak MB of one command of unetpipe."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "unetpipe", *words], stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"unetpipe {' '.join(words)} ended with {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def model(path: Path) -> Path:
+    """A model of random parameters, with its manifest."""
+    with open_ledger(path, stage="train", spec=TrainSpec(network=NETWORK), code="train@0") as ledger:
+        state = build_network(NETWORK, seed=1).state_dict()
+        digest = write_weights(ledger.store / "weights.safetensors", state)
+        ledger.append("weights", digest)
+        network = {name: getattr(NETWORK, name) for name in NETWORK.__slots__}
+        facts = {"network": network, "intensity": "range", "pixel_size_um": None, "weights": digest}
+        ledger.publish(facts)
+    return path
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sides", type=int, nargs="+", default=[4096, 16384])
+    parser.add_argument("--folder", default=None)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} processors, torch {torch.__version__}")
+    print(f"{'side':>8} {'stage':>8} {'seconds':>8} {'Mpx/s':>6} {'peak MB':>8}")
+    peaks: dict[str, list[float]] = {"ingest": [], "predict": []}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        trained = model(folder / "models" / "m.json")
+        for side in options.sides:
+            source, image = folder / f"{side}.tif", folder / "images" / f"{side}.json"
+            stage("simulate", str(source), "--spec", f'{{"side": {side}}}')
+            runs = {
+                "ingest": ("ingest", str(source), "--output", str(image)),
+                "predict": (
+                    "predict",
+                    str(image),
+                    str(trained),
+                    "--output",
+                    str(folder / f"probabilities/m/{side}.json"),
+                ),
+            }
+            for verb, words in runs.items():
+                seconds, peak = stage(*words)
+                peaks[verb].append(peak)
+                print(f"{side:>8} {verb:>8} {seconds:>8.1f} {side**2 / seconds / 1e6:>6.1f} {peak:>8.0f}", flush=True)
+    for verb, values in peaks.items():
+        print(f"{verb}: largest / smallest peak {max(values) / min(values):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Pixels come in unchanged, with a pyramid, or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from unetpipe.errors import SourceError
+from unetpipe.manifests import read_manifest
+from unetpipe.slides import area_mean, open_plane
+from unetpipe.specs import IngestSpec
+from unetpipe.steps.ingest import ingest
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "images" / "s.json"
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("u1", 1), ("u1", 3), ("u2", 1), ("u2", 3), ("f4", 1)])
+def test_level_0_is_the_source_and_levels_are_area_means(
+    tmp_path: Path, output: Path, dtype: str, channels: int
+) -> None:
+    shape = (600, 301) if channels == 1 else (600, 301, channels)
+    pixels = (np.random.default_rng(0).random(shape) * 250).astype(dtype)
+    tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(128, 64), photometric="rgb" if channels == 3 else "minisblack")
+    ingest(tmp_path / "s.tif", output=output, spec=IngestSpec(pixel_size_um=0.5), code="i@1")
+    manifest = read_manifest(output, stage="ingest")
+    expected = pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
+    for level in range(manifest.facts["levels"]):
+        assert np.array_equal(open_plane(manifest.store / str(level)).read_whole(), expected)
+        expected = area_mean(expected)
+    assert manifest.facts["shape"] == [600, 301]
+    assert (manifest.facts["channels"], manifest.facts["pixel_size_um"]) == (channels, 0.5)
+    low, high = manifest.facts["percentiles"][0]
+    assert (low, high) == tuple(np.percentile(pixels if channels == 1 else pixels[..., 0], (1, 99.8)))
+
+
+def test_planes_and_channels_are_chosen(tmp_path: Path, output: Path) -> None:
+    stack = np.random.default_rng(1).integers(0, 255, (4, 30, 40, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", stack, photometric="rgb")
+    ingest(tmp_path / "s.tif", output=output, spec=IngestSpec(plane=2, channels=(2, 0)), code="i@1")
+    found = open_plane(read_manifest(output).store / "0").read_whole()
+    assert np.array_equal(found, np.moveaxis(stack[2][..., [2, 0]], -1, 0))
+
+
+def test_content_does_not_depend_on_the_layout_of_the_file(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 999, (300, 200), dtype=np.uint16)
+    contents = set()
+    for name, keys in {"a": {}, "b": {"tile": (64, 64)}, "c": {"compression": "zlib", "byteorder": ">"}}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, **keys)
+        output = tmp_path / "images" / f"{name}.json"
+        ingest(tmp_path / f"{name}.tif", output=output, spec=IngestSpec(), code="i@1")
+        contents.add(read_manifest(output).content)
+    assert len(contents) == 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "spec", "said"),
+    [
+        (np.full((20, 20), np.nan, np.float32), IngestSpec(), "s.tif"),
+        (np.full((20, 20), np.inf, np.float32), IngestSpec(), "s.tif"),
+        (np.zeros((20, 20), np.int32), IngestSpec(), "s.tif"),
+        (np.zeros((20, 20), np.uint8), IngestSpec(channels=(1,)), "expected channels 0 to 0, came 1"),
+        (np.zeros((20, 20), np.uint8), IngestSpec(plane=3), "s.tif"),
+        (np.zeros((5, 20, 20), np.uint8), IngestSpec(), "planes"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_and_no_manifest_written(
+    tmp_path: Path, output: Path, pixels: np.ndarray, spec: IngestSpec, said: str
+) -> None:
+    tifffile.imwrite(tmp_path / "s.tif", pixels, photometric="minisblack")
+    with pytest.raises(SourceError, match=said):
+        ingest(tmp_path / "s.tif", output=output, spec=spec, code="i@1")
+    assert not output.exists()

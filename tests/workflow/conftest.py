@@ -1,0 +1,171 @@
+"""A tiny project of its own for the workflow's tests: five images of 72 x 80 px and a network of 2 channels."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ("--cores", "2", "--resources", "gpu=1")
+SPLITS = {"a": "train", "b": "train", "v": "val", "t": "test", "s": "predict"}
+CONFIG: dict[str, Any] = {
+    "samples": "config/samples.tsv",
+    "weigh": {"w0": 10.0, "sigma_px": 5.0},
+    "augment": {"copies": 2, "input_px": 50},
+    "train": {"steps": 100, "validate_every": 20, "checkpoint_s": 0.05, "learning_rate": 0.05, "momentum": 0.9},
+    "predict": {"core_px": 64},
+    "segment": {"min_area_px": 5},
+    "models": {"m": {"network": {"depth": 1, "base_width": 2, "dropout": 0.0}}},
+}
+RESULT = re.compile(r"^    output: results/(\S+)\.json$", re.MULTILINE)
+DONE = "already done with exactly these inputs"
+
+
+class Project:
+    """A folder in which the workflow runs.
+
+    Results are named by their path under results/ without the suffix: ``images/a``, ``models/m``, ``report``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The project's own package, and this Python, come first."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        return os.environ | {"PATH": path, "PYTHONPATH": str(self.folder)}
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end, whatever that is."""
+        command = [sys.executable, "-m", "snakemake", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+
+    def run(self, *arguments: str) -> None:
+        """The daily command; logs of earlier runs are removed."""
+        shutil.rmtree(self.results / "logs", ignore_errors=True)
+        ended = self.snakemake(*RUN, *arguments)
+        assert ended.returncode == 0, ended.stderr[-4000:]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The daily command in a process group of its own, to be killed."""
+        command = [sys.executable, "-m", "snakemake", *RUN]
+        with (self.folder / "run.log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill_when(self, reached: Callable[[], bool], *, delay_s: float = 0.0) -> bool:
+        """Start the daily command and kill it with all its jobs a while behind a point; False if it ended before."""
+        with self.start() as running:
+            while running.poll() is None and not reached():
+                time.sleep(0.005)
+            time.sleep(delay_s)
+            killed = running.poll() is None
+            if killed:
+                os.killpg(running.pid, signal.SIGKILL)
+        return killed
+
+    def pending(self, *arguments: str) -> set[str]:
+        """The results that a run would make."""
+        asked = self.snakemake("-n", "--cores", "2", *arguments)
+        assert asked.returncode == 0, asked.stderr[-4000:]
+        found = set(RESULT.findall(asked.stdout + asked.stderr))
+        nothing = "Nothing to be done" in asked.stdout + asked.stderr
+        assert nothing == (not found)
+        return found
+
+    def ran(self) -> tuple[set[str], set[str]]:
+        """The stages and names whose jobs computed something in the last run, and those that returned early."""
+        logs = self.results / "logs"
+        texts = {p.relative_to(logs).with_suffix("").as_posix(): p.read_text() for p in logs.rglob("*.log")}
+        early = {name for name, text in texts.items() if DONE in text}
+        return set(texts) - early, early
+
+    def manifests(self) -> dict[str, bytes]:
+        """The bytes of every manifest."""
+        stores = {path.with_suffix("") for path in self.results.rglob("*.ledger")}
+        return {
+            store.relative_to(self.results).as_posix(): path.read_bytes()
+            for store in stores
+            if (path := store.with_name(store.name + ".json")).is_file()
+        }
+
+    def configure(self, **sections: Any) -> None:
+        """Change keys of the configuration."""
+        path = self.folder / "config" / "config.yaml"
+        data = yaml.safe_load(path.read_text())
+        for name, keys in sections.items():
+            data[name] = data.get(name, {}) | keys
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
+
+    def own_package(self) -> Path:
+        """Give the project a copy of the package that may be changed; its folder."""
+        package = self.folder / "unetpipe"
+        package.unlink()
+        shutil.copytree(ROOT / "unetpipe", package)
+        return package
+
+    def copy(self, folder: Path, **options: Any) -> "Project":
+        """The whole tree at another place."""
+        shutil.copytree(self.folder, folder, symlinks=True, **options)
+        return Project(folder)
+
+
+def draw_sample(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image (72, 80) of discs, two of which touch, with their labels."""
+    rng = np.random.default_rng(number)
+    y, x = np.mgrid[:72, :80]
+    labels = np.zeros((72, 80), dtype=np.uint16)
+    centres = [(20, 20), (20, 33), *rng.uniform((35, 10), (62, 70), (4, 2))]
+    for label, (cy, cx) in enumerate(centres, start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= 49] = label
+    image = 60 + 110 * (labels > 0) + rng.normal(0, 12, labels.shape)
+    return image.clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project that has not run yet; not to be changed, use a copy."""
+    folder = tmp_path_factory.mktemp("blank") / "project"
+    for name in ("config", "images", "labels"):
+        (folder / name).mkdir(parents=True)
+    # A link, so that numba's compiled code is found beside the sources and kept for the next time.
+    (folder / "unetpipe").symlink_to(ROOT / "unetpipe")
+    shutil.copytree(ROOT / "workflow", folder / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "environment.yml", folder)
+    rows = ["sample\timage\tannotation\tsplit"]
+    for number, (sample, split) in enumerate(SPLITS.items()):
+        image, labels = draw_sample(number)
+        tifffile.imwrite(folder / "images" / f"{sample}.tif", image)
+        tifffile.imwrite(folder / "labels" / f"{sample}.tif", labels)
+        rows.append(f"{sample}\timages/{sample}.tif\tlabels/{sample}.tif\t{split}")
+    (folder / "config" / "samples.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same project behind its first run; not to be changed, use `tree`."""
+    project = blank.copy(tmp_path_factory.mktemp("finished") / "project")
+    project.run()
+    return project
+
+
+@pytest.fixture
+def tree(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to be changed and run again."""
+    return finished.copy(tmp_path / "project")

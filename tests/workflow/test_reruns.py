@@ -1,0 +1,131 @@
+"""What runs after what: every change re-runs what depends on it, and nothing else."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+EVALUATED = {"metrics/m/t", "report"}
+SEGMENTED = {"segmentations/m/s", "segmentations/m/t"} | EVALUATED
+PREDICTED = {"probabilities/m/s", "probabilities/m/t"} | SEGMENTED
+TRAINED = {"models/m"} | PREDICTED
+INGESTED = {f"images/{sample}" for sample in "abvts"}
+ANNOTATED = {f"labels/{sample}" for sample in "abvt"}
+WEIGHED = {"weights/a", "weights/b"}
+AUGMENTED = {"patches/a", "patches/b"}
+EVERYTHING = INGESTED | ANNOTATED | WEIGHED | AUGMENTED | TRAINED
+BEHIND_TRAIN = {"predict/m/s", "predict/m/t", "segment/m/s", "segment/m/t", "evaluate/m/t", "report"}
+
+
+def test_the_first_run_makes_everything(blank: Any, finished: Any) -> None:
+    assert blank.pending() == EVERYTHING
+    assert set(finished.manifests()) == EVERYTHING
+    assert (finished.results / "report" / "index.html").is_file()
+
+
+def test_nothing_runs_where_nothing_changed(finished: Any) -> None:
+    assert finished.pending() == set()
+
+
+def test_time_stamps_do_not_matter(finished: Any, tmp_path: Path) -> None:
+    tree = finished.copy(tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    tree.own_package()
+    files = sorted(p for p in tree.folder.rglob("*") if p.is_file() and ".snakemake" not in p.parts)
+    for number, path in enumerate(files):
+        os.utime(path, (2_000_000_000 - 7919 * number % 9973,) * 2)
+    assert tree.pending() == set()
+
+
+def test_wording_of_the_configuration_does_not_matter(tree: Any) -> None:
+    path = tree.folder / "config" / "config.yaml"
+    data = yaml.safe_load(path.read_text())
+    turned = {name: dict(reversed(keys.items())) for name, keys in reversed(data.items()) if isinstance(keys, dict)}
+    text = yaml.safe_dump(turned | {"samples": data["samples"]}, sort_keys=False)
+    path.write_text("# A comment.\n\n" + text.replace("\n", "\n\n"))
+    sheet = tree.folder / "config" / "samples.tsv"
+    header, *rows = sheet.read_text().splitlines()
+    sheet.write_bytes("\r\n".join(["\ufeff" + header, *reversed(rows), "", ""]).encode())
+    assert tree.pending() == set()
+
+
+@pytest.mark.parametrize(
+    ("section", "keys", "expected"),
+    [
+        ("ingest", {"pixel_size_um": 0.5}, EVERYTHING),
+        ("weigh", {"w0": 9.0}, WEIGHED | AUGMENTED | TRAINED),
+        ("augment", {"seed": 2}, AUGMENTED | TRAINED),
+        ("train", {"steps": 99}, TRAINED),
+        ("predict", {"core_px": 32}, PREDICTED),
+        ("segment", {"min_area_px": 6}, SEGMENTED),
+        ("evaluate", {"thin": False}, EVALUATED),
+        ("report", {"title": "another"}, {"report"}),
+    ],
+)
+def test_a_key_runs_its_stage_and_what_follows(
+    tree: Any, section: str, keys: dict[str, Any], expected: set[str]
+) -> None:
+    tree.configure(**{section: keys})
+    assert tree.pending() == expected
+
+
+def test_one_more_predict_sample(tree: Any) -> None:
+    with (tree.folder / "config" / "samples.tsv").open("a") as sheet:
+        sheet.write("s2\timages/s.tif\t\tpredict\n")
+    assert tree.pending() == {"images/s2", "probabilities/m/s2", "segmentations/m/s2", "report"}
+
+
+def test_one_more_training_sample(tree: Any) -> None:
+    with (tree.folder / "config" / "samples.tsv").open("a") as sheet:
+        sheet.write("c\timages/s.tif\tlabels/s.tif\ttrain\n")
+    assert tree.pending() == {"images/c", "labels/c", "weights/c", "patches/c"} | TRAINED
+
+
+def test_one_more_model(tree: Any) -> None:
+    tree.configure(models={"m2": {"network": {"depth": 1, "base_width": 3}}})
+    assert tree.pending() == {"/".join("m2" if part == "m" else part for part in name.split("/")) for name in TRAINED}
+
+
+def test_words_about_the_code_do_not_matter(tree: Any) -> None:
+    path = tree.own_package() / "weights.py"
+    text = path.read_text().replace('"""', '"""Said otherwise. ', 1).replace('\n    """', '\n    """Also here. ', 1)
+    path.write_text("# A remark.\n\n" + text + "\n\n# Another remark.\n")
+    assert tree.pending() == set()
+
+
+def test_neutral_code_is_computed_once_and_then_stops(tree: Any) -> None:
+    with (tree.own_package() / "weights.py").open("a") as code:
+        code.write("\n_NOTHING = None\n")
+    assert tree.pending() == WEIGHED | AUGMENTED | TRAINED
+    weights = tree.results / "models" / "m" / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    tree.run()
+    assert tree.ran() == ({"weigh/a", "weigh/b"}, {"augment/a", "augment/b", "train/m"} | BEHIND_TRAIN)
+    assert weights.stat().st_mtime_ns == before
+    assert tree.pending() == set()
+
+
+def test_equal_bytes_made_again_stop_at_once(finished: Any, tree: Any) -> None:
+    (tree.results / "images" / "a.json").unlink()
+    (tree.results / "images" / "a.ledger").unlink()
+    shutil.rmtree(tree.results / "images" / "a.zarr")
+    weights = tree.results / "models" / "m" / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    tree.run()
+    assert tree.ran() == ({"ingest/a"}, {"annotate/a", "weigh/a", "augment/a", "train/m"} | BEHIND_TRAIN)
+    assert weights.stat().st_mtime_ns == before
+    assert tree.manifests() == finished.manifests()
+
+
+def test_new_pixels_of_one_training_image(finished: Any, tree: Any) -> None:
+    path = tree.folder / "images" / "a.tif"
+    tifffile.imwrite(path, np.flipud(tifffile.imread(path)))
+    assert tree.pending() == {"images/a", "labels/a", "weights/a", "patches/a"} | TRAINED
+    tree.run()
+    assert tree.ran() == ({"ingest/a", "augment/a", "train/m"} | BEHIND_TRAIN, {"annotate/a", "weigh/a"})
+    assert tree.manifests()["models/m"] != finished.manifests()["models/m"]
+    assert tree.pending() == set()
