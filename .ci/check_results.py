@@ -1,23 +1,36 @@
-"""Check what `make run` left: a report, and metrics of every evaluated sample that say they are defined."""
+"""Check what `make run` left: every stage's manifests, a report with its pictures, and scores that a trained network has."""
 
 import json
 import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parents[1] / "results"
+EXPECTED = {
+    "images": 11, "labels": 10, "weights": 6, "patches": 6, "models": 1,
+    "probabilities/unet16": 3, "segmentations/unet16": 3, "metrics/unet16": 2,
+}  # fmt: skip
 
 
 def complaints() -> list[str]:
-    """Return one line for each thing that is missing or empty."""
-    report = RESULTS / "report" / "index.html"
-    manifests = sorted(RESULTS.glob("metrics/*/*.json"))
-    found = [] if report.is_file() and report.stat().st_size > 0 else [f"{report}: missing or empty"]
-    if not manifests:
-        found.append(f"{RESULTS / 'metrics'}: no <model>/<sample>.json")
-    for path in manifests:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest.get("stage") != "evaluate":
-            found.append(f"{path}: expected stage 'evaluate', came {manifest.get('stage')!r}")
+    """One line for each thing that is missing or not good enough."""
+    found = []
+    for folder, count in EXPECTED.items():
+        came = len(list(RESULTS.glob(f"{folder}/*.json")))
+        if came != count:
+            found.append(f"{RESULTS / folder}: expected {count} manifests, came {came}")
+    page = RESULTS / "report" / "index.html"
+    if not page.is_file() or "unet16" not in page.read_text(encoding="utf-8"):
+        found.append(f"{page}: missing, or without the model's name")
+    if len(list(RESULTS.glob("report/**/*.png"))) < 8:
+        found.append(f"{page.parent}: expected pictures of two test images, a slide and a weight map")
+    for path in sorted(RESULTS.glob("metrics/*/*.json")):
+        scores = json.loads(path.read_text(encoding="utf-8"))["facts"]["scores"]
+        # A network that learned nothing has an IoU of about 0.55, the share of cells in the image.
+        if not scores["iou_class_1"]["value"] > 0.85:
+            found.append(f"{path}: expected an IoU of cells above 0.85, came {scores['iou_class_1']['value']}")
+    slide = json.loads((RESULTS / "segmentations/unet16/slide1.json").read_text(encoding="utf-8"))["facts"]
+    if slide["shape"] != [4096, 4096] or slide["n_instances"] < 1000:
+        found.append(f"slide1: expected thousands of objects on 4096 x 4096 px, came {slide['n_instances']}")
     return found
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unetpipe import __version__
-from unetpipe.errors import StoreError
+from unetpipe.errors import AnnotationError, SourceError, StoreError
 from unetpipe.signals import stop_if_asked
 from unetpipe.specs import canonical_json
 
@@ -238,6 +238,7 @@ class Ledger:
         self.file.truncate()
         os.fsync(self.file.fileno())
         self.units = {}
+        self.manifest.unlink(missing_ok=True)
         if self.store.is_dir():
             shutil.rmtree(self.store)
         self.write_line({"key": key_of(self.identity)})
@@ -333,7 +334,12 @@ def open_ledger(
         elif ledger.units:
             log.info("going on behind %d finished units: %s", len(ledger.units), output)
         ledger.store.mkdir(exist_ok=True)
-        yield ledger
+        try:
+            yield ledger
+        except (AnnotationError, SourceError):
+            # What was made of a refused file is nothing to go on with.
+            ledger.restart()
+            raise
 
 
 def lock(file: IO[bytes], output: Path) -> None:

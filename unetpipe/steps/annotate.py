@@ -1,5 +1,6 @@
 """annotate: the truth of one sample, as instances and as classes."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from unetpipe.labels import carve, class_counts, compact, instances_of_classes, 
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
 from unetpipe.slides import create_plane, level_shapes, nearest, write_multiscale
 from unetpipe.sources import open_source
-from unetpipe.specs import AnnotateSpec
+from unetpipe.specs import AnnotateSpec, canonical_json
 
 __all__ = ["annotate"]
 
@@ -34,7 +35,10 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         255 = ignored, ridges between touching instances are background).
     """
     source = read_manifest(image, stage="ingest")
-    with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[source], sources=[annotation]) as ledger:
+    # New pixels in a frame of the same size leave the truth as it is: only the frame enters the key.
+    seen = {name: source.facts[name] for name in ("shape", "pixel_size_um")}
+    frame = dataclasses.replace(source, content=canonical_json(seen))
+    with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[frame], sources=[annotation]) as ledger:
         if ledger.complete:
             return
         values = read_annotation(annotation, spec, tuple(source.facts["shape"]))

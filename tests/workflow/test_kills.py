@@ -1,0 +1,34 @@
+"""Killed without warning at any moment, the same command goes on, and ends with the same bytes."""
+
+import os
+import random
+from typing import Any
+
+import pytest
+
+
+def test_three_kills_and_the_same_bytes(blank: Any, finished: Any, tmp_path: Any) -> None:
+    tree = blank.copy(tmp_path / "project")
+    checkpoints = tree.results / "models" / "m" / "checkpoints"
+    early, late = random.randint(0, 12), random.randint(14, 19)
+    delays = [random.uniform(0, 1) for _ in range(2)]
+    moments = f"behind {early} manifests and {delays[0]:.3f} s, a checkpoint, {late} manifests and {delays[1]:.3f} s"
+    assert tree.kill_when(lambda: len(tree.manifests()) >= early, delay_s=delays[0]), moments
+    assert tree.kill_when(lambda: any(checkpoints.glob("step-*.json"))), moments
+    assert "models/m" not in tree.manifests()
+    tree.kill_when(lambda: len(tree.manifests()) >= late, delay_s=delays[1])
+    tree.run()
+    assert tree.manifests() == finished.manifests(), moments
+    assert tree.debris() == []
+    assert "going on behind step" in (tree.folder / "run.log").read_text() + tree.log_of("train/m")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(12))
+def test_a_kill_at_any_time(blank: Any, finished: Any, tmp_path: Any, number: int) -> None:
+    tree = blank.copy(tmp_path / "project")
+    delay_s = random.Random(number).uniform(0, 60 / os.cpu_count())
+    tree.kill_when(lambda: True, delay_s=delay_s)
+    tree.run()
+    assert tree.manifests() == finished.manifests(), f"killed behind {delay_s:.3f} s"
+    assert tree.debris() == []
