@@ -37,6 +37,7 @@ $(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	echo "installing $$lock into $(VENV): some minutes"; \
 	$(INSTALL) --require-hashes -r $$lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/python -m unetpipe.kernels
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "unetpipe"
 FLOORS: dict[str, int] = {
     **dict.fromkeys(["__init__", "errors", "geometry", "units", "specs", "fingerprint", "signals"], 0),
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics"], 1),
-    **dict.fromkeys(["phantoms", "randomfields", "pictures"], 1),
+    **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
     **dict.fromkeys(["networks", "losses", "training", "inference"], 2),
     **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
     "manifests": 3,

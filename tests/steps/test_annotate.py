@@ -79,7 +79,9 @@ def test_class_maps(read) -> None:
         (np.full_like(VALUES, 4), {"ignore_value": 4}, "every pixel is ignored"),
     ],
 )
-def test_annotations_that_do_not_fit(read, tmp_path: Path, values: np.ndarray, keys: dict[str, object], said: str) -> None:
+def test_annotations_that_do_not_fit(
+    read, tmp_path: Path, values: np.ndarray, keys: dict[str, object], said: str
+) -> None:
     with pytest.raises(AnnotationError, match=said):
         read(values, **keys)
     assert not (tmp_path / "labels" / "s.json").exists()

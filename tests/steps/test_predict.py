@@ -18,7 +18,9 @@ from .conftest import Chain
 
 def probabilities(chain: Chain, output: Path, core_px: int) -> np.ndarray:
     """The stored probabilities of image b."""
-    predict(chain["images/b"], chain["models/m"], output=output, spec=PredictSpec(core_px=core_px), code="p@1", threads=1)
+    predict(
+        chain["images/b"], chain["models/m"], output=output, spec=PredictSpec(core_px=core_px), code="p@1", threads=1
+    )
     return open_plane(read_manifest(output, stage="predict").store / "0").read_whole()
 
 

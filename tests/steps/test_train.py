@@ -30,10 +30,20 @@ def test_model_has_weights_card_and_history(chain: Chain) -> None:
 
 
 def test_a_kill_at_any_moment_changes_no_byte(chain: Chain, tmp_path: Path) -> None:
-    spec = TrainSpec(network=NETWORK, steps=150, validate_every=40, learning_rate=0.005, momentum=0.9, checkpoint_s=0.02)
+    spec = TrainSpec(
+        network=NETWORK, steps=150, validate_every=40, learning_rate=0.005, momentum=0.9, checkpoint_s=0.02
+    )
     undisturbed, output = tmp_path / "one" / "models" / "m.json", tmp_path / "two" / "models" / "m.json"
     train([chain[name] for name in INPUTS], output=undisturbed, spec=spec, code="t@1", threads=1)
-    command = [sys.executable, "-m", "unetpipe", "train", *(str(chain[name]) for name in INPUTS), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "unetpipe",
+        "train",
+        *(str(chain[name]) for name in INPUTS),
+        "--output",
+        str(output),
+    ]
     command += ["--spec", canonical_json(spec), "--code", "t@1", "--threads", "1"]
     rng = random.Random(1)
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):

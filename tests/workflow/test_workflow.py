@@ -1,0 +1,55 @@
+"""The workflow as Snakemake sees it: lint, profile, size, its own report, mistakes in the configuration."""
+
+from pathlib import Path
+from typing import Any
+
+
+def test_lint_has_nothing_to_say(blank: Any) -> None:
+    ended = blank.snakemake("--lint")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_the_default_profile_is_used_by_itself(blank: Any) -> None:
+    asked = blank.snakemake("-n", "--cores", "2")
+    said = asked.stdout + asked.stderr
+    assert "workflow/profiles/default" in said
+    assert "Shell command: exec python -m unetpipe train" in said, "printshellcmds"
+
+
+def test_a_thousand_samples(blank: Any, tmp_path: Path) -> None:
+    tree = blank.copy(tmp_path / "project")
+    rows = ["sample\timage\tannotation\tsplit"]
+    splits = ["train"] * 100 + ["val"] * 50 + ["test"] * 50 + ["predict"] * 800
+    rows += [f"x{number:04}\timages/a.tif\tlabels/a.tif\t{split}" for number, split in enumerate(splits)]
+    (tree.folder / "config" / "samples.tsv").write_text("\n".join(rows))
+    # image of all, labels of 200, weights and patches of 100, the model, two of 850, metrics of 50, the report
+    assert len(tree.pending()) == 1000 + 200 + 2 * 100 + 1 + 2 * 850 + 50 + 1
+
+
+def test_snakemake_writes_its_own_report(finished: Any, tmp_path: Path) -> None:
+    page = tmp_path / "x.html"
+    ended = finished.snakemake("--report", str(page))
+    assert ended.returncode == 0, ended.stderr
+    text = page.read_text(encoding="utf-8")
+    assert all(f'"{rule}"' in text for rule in ("ingest", "train", "report"))
+
+
+def test_a_mistake_is_one_line(blank: Any, tmp_path: Path) -> None:
+    tree = blank.copy(tmp_path / "project")
+    tree.configure(weigh={"sigma_px": -1.0})
+    ended = tree.snakemake("--cores", "2")
+    assert ended.returncode == 2
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: ")]
+    assert lines == ["unetpipe: config.yaml: weigh.sigma_px: expected a value above 0, came -1"]
+    assert "Traceback" not in ended.stderr
+    assert not tree.results.exists()
+
+
+def test_a_failed_job_says_its_line(blank: Any, tmp_path: Path) -> None:
+    tree = blank.copy(tmp_path / "project")
+    (tree.folder / "images" / "a.tif").write_bytes(b"II*\0 and nothing more")
+    ended = tree.snakemake("--cores", "2", "results/images/a.json")
+    assert ended.returncode == 1
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: ")]
+    assert len(lines) == 1 and "images/a.tif" in lines[0]
+    assert not list(tree.results.glob("images/*"))
