@@ -1,4 +1,4 @@
-"""Check what `make run` left: every stage's manifests, a report with its pictures, and scores that a trained network has."""
+"""Check what `make run` left: every stage's manifests, a report with pictures, and scores of a trained network."""
 
 import json
 import sys

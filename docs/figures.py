@@ -37,7 +37,8 @@ def result() -> None:
 
 def dag() -> None:
     """The rules and what they hand on, as Snakemake knows them."""
-    graph = subprocess.run(["snakemake", "--rulegraph", "--forceall"], check=True, capture_output=True, text=True).stdout
+    command = ["snakemake", "--rulegraph", "--forceall"]
+    graph = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     look = 'rankdir=LR; bgcolor="white"; node [fontname="Helvetica", fontsize=14];'
     start = graph.index("digraph")
     text = graph[start:].replace("{", "{" + look, 1)

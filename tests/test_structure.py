@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
 }
 FOREIGN: dict[int, set[str]] = {
     0: set(),
-    1: {"numpy", "scipy", "numba", "skimage"},
+    1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask"},
     3: {"numpy", "zarr", "tifffile", "imagecodecs", "safetensors", "torch"},
     4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},

@@ -129,7 +129,8 @@ class AnnotateSpec(Checked):
     ignore_value: int | None = key(None, "value of pixels that nobody annotated; they train and count nothing")
     ridge: Literal["symmetric", "one_sided", "none"] = key(
         "symmetric",
-        "background line between touching instances: 2 px taken from both, 1 px taken from the later one, or none",
+        "background line between touching instances: one pixel of each (symmetric), pixels of the later one "
+        "(one_sided), or none",
     )
     plane: int | None = key(None, "plane of an annotation stack, counted from 0", at_least=0)
     n_classes: int = key(2, "number of classes, background included", at_least=2, at_most=254)

@@ -1,0 +1,22 @@
+"""Grey values to network input."""
+
+import numpy as np
+import pytest
+
+from unetpipe.intensity import intensity_range, normalise
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("uint8", 255.0), ("uint16", 65535.0), ("float32", 1.0)])
+def test_range_is_that_of_the_type(dtype: str, top: float) -> None:
+    assert intensity_range("range", np.dtype(dtype), [(3.0, 9.0)] * 2) == [(0.0, top)] * 2
+
+
+def test_percentiles_are_the_images_own() -> None:
+    assert intensity_range("percentile", np.dtype("uint8"), [(3.0, 9.0)]) == [(3.0, 9.0)]
+
+
+def test_low_becomes_0_and_high_becomes_1() -> None:
+    image = np.array([[[10, 30, 20]], [[5, 5, 6]]], np.uint8)
+    found = normalise(image, [(10.0, 30.0), (5.0, 5.0)])
+    assert found.dtype == np.float32
+    assert found.tolist() == [[[0.0, 1.0, 0.5]], [[0.0, 0.0, 1.0]]]
