@@ -185,7 +185,7 @@ def describe(error: ValidationError, kind: Any, where: str) -> str:
         return f"{place}: {unknown(str(first['loc'][-1]), [field.name for field in dataclasses.fields(holder)])}"
     if first["type"] == "value_error":
         return f"{where}.{first['ctx']['error']}"
-    wanted = first["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
+    wanted = first["msg"].replace("Input should be", "expected").replace("a valid ", "a ").replace("a integer", "an integer")
     return f"{place}: {wanted}, came {came}"
 
 
