@@ -2,11 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from unetpipe.losses import pixel_weights, weighted_cross_entropy
+from unetpipe.errors import AnnotationError
+from unetpipe.losses import class_balance, pixel_weights, weighted_cross_entropy
 
 
 def sample(classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,3 +63,30 @@ def test_pixel_weights_by_hand() -> None:
     separation = torch.tensor([[[9.0, 0.5, 9.0]]])
     found = pixel_weights(classes, separation, torch.tensor([0.75, 1.5]))
     assert found.tolist() == [[[9.75, 2.0, 0.0]]]
+
+
+def test_balance_of_hand_worked_counts():
+    np.testing.assert_allclose(class_balance(np.array([50, 50])), [1, 1])
+    np.testing.assert_allclose(class_balance(np.array([60, 30, 10])), [100 / 180, 100 / 90, 100 / 30])
+    np.testing.assert_allclose(class_balance(np.array([8, 0, 2])), [10 / 24, 0, 10 / 6])
+
+
+@given(st.lists(st.integers(1, 2**60), min_size=1, max_size=8))
+def test_balance_gives_every_class_the_same_share_and_a_mean_of_one(counts):
+    shares = class_balance(np.array(counts)) * np.array(counts, dtype=float) / sum(counts)
+    np.testing.assert_allclose(shares, 1 / len(counts))
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([0, 0], "at least one annotated pixel"),
+        (np.array([], dtype=np.int64), "at least one annotated pixel"),
+        ([3, -3], "none negative"),
+        ([0.5, 0.5], "integers"),
+    ],
+)
+def test_counts_that_do_not_fit_are_refused_in_one_line(counts, said):
+    with pytest.raises(AnnotationError, match=said) as caught:
+        class_balance(np.asarray(counts))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300

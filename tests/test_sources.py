@@ -546,7 +546,7 @@ def refused(path: Path, **options: Any) -> str:
 
 
 def test_what_is_no_image(tmp_path: Path) -> None:
-    assert refused(tmp_path / "none.tif").startswith("none.tif: does not exist")
+    assert "none.tif: no such file" in refused(tmp_path / "none.tif")
     (tmp_path / "link.tif").symlink_to("nowhere")
     assert "does not exist" in refused(tmp_path / "link.tif")
     assert "is a directory" in refused(tmp_path)
@@ -557,7 +557,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     assert "OME-TIFF" in line and "NDPI" in line and "PNG" in line and "JPEG" in line
     os.mkfifo(tmp_path / "pipe.tif")
     assert "device or pipe" in refused(tmp_path / "pipe.tif")
-    assert refused(tmp_path / ("n" * 300 + ".tif")).startswith("nnn")
+    assert "nnn.tif: " in refused(tmp_path / ("n" * 300 + ".tif"))
     assert refused(Path("a\nb\x1b.tif")).startswith("a b?.tif: ")
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(noise(5, 5)))
     assert "no plane 1" in refused(tmp_path / "a.png", plane=1)
@@ -688,7 +688,7 @@ def outcomes(paths: list[Path]) -> dict[str, tuple[str, Any]]:
     lines = {Path(name).name: (kind, value) for name, kind, value in map(json.loads, done.stdout.splitlines())}
     assert lines.pop("")[1] < 2 * 2**20
     for name, (kind, line) in lines.items():
-        assert kind == "read" or (line.startswith(f"{name}: ") and len(line) <= 300 and line.isprintable()), line
+        assert kind == "read" or (f"{name[-40:]}: " in line and len(line) <= 300 and line.isprintable()), line
     assert len(lines) == len(paths)
     return lines
 

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from unetpipe.errors import AnnotationError, ConfigError
 from unetpipe.labels import compact
-from unetpipe.weights import border_weights, class_balance, reach_px
+from unetpipe.weights import border_weights, reach_px
 
 TOLERANCE = 2e-6
 
@@ -191,18 +191,6 @@ def test_reach_of_the_defaults():
     assert reach_px(w0=10.0, sigma_px=5.0, error=10.0) == 0
 
 
-def test_balance_of_hand_worked_counts():
-    np.testing.assert_allclose(class_balance(np.array([50, 50])), [1, 1])
-    np.testing.assert_allclose(class_balance(np.array([60, 30, 10])), [100 / 180, 100 / 90, 100 / 30])
-    np.testing.assert_allclose(class_balance(np.array([8, 0, 2])), [10 / 24, 0, 10 / 6])
-
-
-@given(st.lists(st.integers(1, 2**60), min_size=1, max_size=8))
-def test_balance_gives_every_class_the_same_share_and_a_mean_of_one(counts):
-    shares = class_balance(np.array(counts)) * np.array(counts, dtype=float) / sum(counts)
-    np.testing.assert_allclose(shares, 1 / len(counts))
-
-
 ONE = np.array([[1, 0, 2]], dtype=np.uint32)
 REFUSED = [
     (lambda: border_weights(ONE, sigma_px=0.0), ConfigError, "sigma_px is 0.0"),
@@ -214,10 +202,6 @@ REFUSED = [
     (lambda: reach_px(w0=1.0, sigma_px=1.0, error=0.0), ConfigError, "error is 0.0"),
     (lambda: border_weights(ONE.astype(np.int64)), AnnotationError, "int64"),
     (lambda: border_weights(ONE[0]), AnnotationError, r"shape \(3,\)"),
-    (lambda: class_balance(np.array([0, 0])), AnnotationError, "at least one annotated pixel"),
-    (lambda: class_balance(np.array([], dtype=np.int64)), AnnotationError, "at least one annotated pixel"),
-    (lambda: class_balance(np.array([3, -3])), AnnotationError, "none negative"),
-    (lambda: class_balance(np.array([0.5, 0.5])), AnnotationError, "integers"),
 ]
 
 

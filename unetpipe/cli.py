@@ -50,7 +50,10 @@ def main() -> NoReturn:
     except MemoryError:
         end("out of memory; lower predict.core_px or augment.input_px, or run fewer jobs at once", 2)
     except OSError as error:
-        reasons = {errno.ENOSPC: "no space left on the disk; make room and give the same command again"}
+        reasons = {
+            errno.ENOSPC: "no space left on the disk; make room and give the same command again",
+            errno.ENOENT: "no such file; check the path",
+        }
         end(f"{error.filename or 'a file'}: {reasons.get(error.errno or 0, error.strerror or str(error))}", 2)
     sys.exit(0)
 

@@ -134,13 +134,13 @@ def phantom(spec: SimulateSpec, name: str, *, is_slide: bool) -> PhantomSpec:
     )
 
 
-def workflow_config(document: dict[str, Any]) -> Config:
+def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Config:
     """The configuration for the workflow; ends the process with one line and exit code 2 if it is not usable.
 
     Source files that do not exist, and that are not simulated, are mistakes of the sample sheet.
     """
     try:
-        config = read_config(document)
+        config = read_config(document, name)
         for sample in config.samples.values():
             for column, path in (("image", sample.image), ("annotation", sample.annotation)):
                 if path and not config.is_simulated(path) and not Path(path).exists():
@@ -185,7 +185,7 @@ def describe(error: ValidationError, kind: Any, where: str) -> str:
         return f"{place}: {unknown(str(first['loc'][-1]), [field.name for field in dataclasses.fields(holder)])}"
     if first["type"] == "value_error":
         return f"{where}.{first['ctx']['error']}"
-    wanted = first["msg"].replace("Input should be", "expected").replace("a valid ", "a ").replace("a integer", "an integer")
+    wanted = first["msg"].replace("Input should be", "expected").replace("a valid i", "an i").replace("a valid ", "a ")
     return f"{place}: {wanted}, came {came}"
 
 
@@ -219,13 +219,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def read_config(source: Path | dict[str, Any]) -> Config:
+def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Config:
     """Read and check a configuration with its sample sheet.
 
     Parameters
     ----------
     source : Path or dict
         The YAML file, or its content as Snakemake has merged it.
+    name : str
+        What to call the content in messages.
 
     Returns
     -------
@@ -236,7 +238,7 @@ def read_config(source: Path | dict[str, Any]) -> Config:
     ConfigError
         For the first mistake: file, row or key, what was expected, what came.
     """
-    where, data = ("config.yaml", source) if isinstance(source, dict) else (str(source), read_yaml(source))
+    where, data = (name, source) if isinstance(source, dict) else (str(source), read_yaml(source))
     known = {"samples", "classes", "models", *SECTIONS}
     for name in data:
         if name not in known:

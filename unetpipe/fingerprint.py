@@ -17,6 +17,7 @@ PACKAGE = "unetpipe"
 ROOT = Path(__file__).resolve().parent
 
 
+@functools.cache
 def fingerprint(*modules: str, root: Path = ROOT) -> str:
     """Hash of the modules' code and of all package code that they import, directly or not.
 

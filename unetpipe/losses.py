@@ -1,12 +1,16 @@
-"""Loss on logits with a weight for every pixel."""
+"""Loss on logits with a weight for every pixel, and the balance of classes that enters it."""
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["pixel_weights", "weighted_cross_entropy"]
+from unetpipe.errors import AnnotationError
+
+__all__ = ["class_balance", "pixel_weights", "weighted_cross_entropy"]
 
 IGNORED = 255
 
@@ -79,3 +83,49 @@ def pixel_weights(classes: Tensor, separation: Tensor, class_weights: Tensor) ->
     """
     valid = classes != IGNORED
     return torch.where(valid, class_weights[torch.where(valid, classes, 0).long()] + separation, 0.0)
+
+
+def class_balance(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weigh classes by their inverse frequency.
+
+    Parameters
+    ----------
+    counts : (K,) integers
+        Pixels per class over the whole training set, ignored ones left out, as from `labels.class_counts`.
+
+    Returns
+    -------
+    (K,) float64
+        Weight per class; 0 for a class without pixels, which no pixel will ever ask for.
+
+    Raises
+    ------
+    AnnotationError
+        If `counts` is not a (K,) array of integers, one is negative, or all are zero.
+
+    Notes
+    -----
+    w(k) = N / (K N_k), with N_k pixels of class k, N of all, K classes. The mean over all pixels is 1 if every class
+    occurs. Meant for counts of a whole training set, never of a patch.
+
+    References
+    ----------
+    Ronneberger, Fischer, Brox 2015, doi:10.1007/978-3-319-24574-4_28; the normalisation is not given there.
+
+    Examples
+    --------
+    >>> class_balance(np.array([75, 25]))
+    array([0.66666667, 2.        ])
+    """
+    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
+        raise AnnotationError(f"counts are of shape {counts.shape} and type {counts.dtype}: expected (K,) integers")
+    total = sum(map(int, counts))
+    if total == 0 or counts.min() < 0:
+        raise AnnotationError(
+            f"class counts are {counts.tolist()}: expected none negative and at least one annotated pixel; "
+            "check the training annotations and their ignore value"
+        )
+    present = counts > 0
+    weights = np.zeros(counts.shape, dtype=np.float64)
+    weights[present] = total / (counts.size * counts[present].astype(np.float64))
+    return weights

@@ -70,17 +70,17 @@ def refusal(path: Path, text: str) -> SourceError:
     Parameters
     ----------
     path : Path
-        The file; its name opens the message, shortened to 80 characters.
+        The file; its path opens the message, shortened in the middle to 80 characters.
     text : str
         What is wrong and what to do; cut so that the line has at most 300 characters.
 
     Examples
     --------
     >>> str(refusal(Path("a/slide.tif"), "is empty"))
-    'slide.tif: is empty'
+    'a/slide.tif: is empty'
     """
-    name = _printable(path.name or str(path))
-    name = name if len(name) <= 80 else f"{name[:50]}...{name[-27:]}"
+    name = _printable(str(path))
+    name = name if len(name) <= 80 else f"{name[:27]}...{name[-50:]}"
     line = f"{name}: {_printable(text)}"
     return SourceError(line if len(line) <= 300 else f"{line[:297]}...")
 

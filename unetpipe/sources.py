@@ -128,7 +128,7 @@ def _header(path: Path) -> bytes:
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        raise refusal(path, f"does not exist (looked in {path.parent})") from error
+        raise refusal(path, "no such file; check the path") from error
     if stat.S_ISDIR(status.st_mode):
         raise refusal(path, "is a directory; expected an image file")
     if not stat.S_ISREG(status.st_mode):

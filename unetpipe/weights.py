@@ -1,4 +1,4 @@
-"""Loss weights per pixel: the separation border between instances, and the balance of classes.
+"""Loss weights per pixel: the separation border between instances.
 
 The separation term needs, at each pixel, the distances to the two nearest *different* instances. They are found exactly
 in one separable transform over all instances at once, instead of one distance transform per instance: each column
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import AnnotationError, ConfigError
 
-__all__ = ["border_weights", "class_balance", "reach_px"]
+__all__ = ["border_weights", "reach_px"]
 
 _ERROR = 1e-6
 _LARGEST_REACH = 1024  # px; squares and packed columns then fit into 31 bits
@@ -154,52 +154,6 @@ def reach_px(*, w0: float, sigma_px: float, error: float = _ERROR) -> int:
     if w0 <= error:
         return 0
     return math.ceil(sigma_px * math.sqrt(2 * (math.log(w0) - math.log(error))))
-
-
-def class_balance(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weigh classes by their inverse frequency.
-
-    Parameters
-    ----------
-    counts : (K,) integers
-        Pixels per class over the whole training set, ignored ones left out, as from `labels.class_counts`.
-
-    Returns
-    -------
-    (K,) float64
-        Weight per class; 0 for a class without pixels, which no pixel will ever ask for.
-
-    Raises
-    ------
-    AnnotationError
-        If `counts` is not a (K,) array of integers, one is negative, or all are zero.
-
-    Notes
-    -----
-    w(k) = N / (K N_k), with N_k pixels of class k, N of all, K classes. The mean over all pixels is 1 if every class
-    occurs. Meant for counts of a whole training set, never of a patch.
-
-    References
-    ----------
-    Ronneberger, Fischer, Brox 2015, doi:10.1007/978-3-319-24574-4_28; the normalisation is not given there.
-
-    Examples
-    --------
-    >>> class_balance(np.array([75, 25]))
-    array([0.66666667, 2.        ])
-    """
-    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
-        raise AnnotationError(f"counts are of shape {counts.shape} and type {counts.dtype}: expected (K,) integers")
-    total = sum(map(int, counts))
-    if total == 0 or counts.min() < 0:
-        raise AnnotationError(
-            f"class counts are {counts.tolist()}: expected none negative and at least one annotated pixel; "
-            "check the training annotations and their ignore value"
-        )
-    present = counts > 0
-    weights = np.zeros(counts.shape, dtype=np.float64)
-    weights[present] = total / (counts.size * counts[present].astype(np.float64))
-    return weights
 
 
 @njit(cache=True, nogil=True)

@@ -18,6 +18,7 @@ from unetpipe.checkpoints import read_latest_checkpoint, write_checkpoint, write
 from unetpipe.errors import ConfigError, ModelError
 from unetpipe.inference import choose_device, predict_image, usable_threads
 from unetpipe.intensity import intensity_range, normalise
+from unetpipe.losses import class_balance
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
 from unetpipe.metrics.pixels import iou
 from unetpipe.metrics.tables import confusion
@@ -26,7 +27,6 @@ from unetpipe.patches import PatchStores, open_patches
 from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.training import TrainingState, Validate, fit, start
-from unetpipe.weights import class_balance
 
 __all__ = ["train"]
 
