@@ -86,7 +86,7 @@ def without_width(path: Path) -> None:
 
 # What is wrong with the file that a stage reads, its settings, and what the line must hold besides the file's name.
 INGEST: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
-    "missing": (lambda path: None, "{}", ("does not exist",)),
+    "missing": (lambda path: None, "{}", ("no such file",)),
     "empty": (Path.touch, "{}", ("empty", "0 bytes")),
     "directory": (Path.mkdir, "{}", ("directory", "expected an image file")),
     "truncated": (cut_in_half, "{}", ("truncated",)),
