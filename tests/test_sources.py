@@ -551,7 +551,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "link.tif")
     assert "is a directory" in refused(tmp_path)
     (tmp_path / "empty.tif").touch()
-    assert refused(tmp_path / "empty.tif") == "empty.tif: is empty (0 bytes)"
+    assert refused(tmp_path / "empty.tif").endswith("empty.tif: is empty (0 bytes)")
     (tmp_path / "text.tif").write_text("no image")
     assert "unknown format" in (line := refused(tmp_path / "text.tif"))
     assert "OME-TIFF" in line and "NDPI" in line and "PNG" in line and "JPEG" in line
@@ -570,7 +570,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (tmp_path / "a.tif").write_bytes(b"II*\0")
     monkeypatch.setattr(Path, "open", denied)
-    assert refused(tmp_path / "a.tif") == "a.tif: may not be read: permission denied"
+    assert refused(tmp_path / "a.tif").endswith("a.tif: may not be read: permission denied")
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])
