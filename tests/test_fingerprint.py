@@ -36,7 +36,6 @@ def test_place_does_not_count(edited) -> None:
 
 @pytest.mark.parametrize("file", ["weights.py", "steps/weigh.py", "slides.py", "geometry.py", "__init__.py"])
 def test_code_of_the_closure_counts(edited, file: str) -> None:
-    assert edited(file, '__all__ = ["', '__all__ = ["changed", "') if file != "__init__.py" else True
     changed = edited(file, '"""\n\n', '"""\n\nchanged = 1\n')
     assert changed != fingerprint(WEIGH)
 
