@@ -101,6 +101,8 @@ def prepared_device(threads: int) -> torch.device:
     """The device to train on, with everything set that makes equal runs give equal bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # Filling fresh memory guards code that reads it unwritten; here it would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(usable_threads(threads))
     device = choose_device()
     if device.type == "cpu":
