@@ -34,22 +34,6 @@ def draw(shape: tuple[int, int], input_px: int, *key: int | str, sigma_px: float
     )
 
 
-def copied(
-    plane: NDArray[np.generic], start: tuple[int, int], side: int, turns: int, flip: bool
-) -> NDArray[np.generic]:
-    """Whole pixels of the mirrored plane, the patch flipped upside down first and then turned."""
-    pad = side + max(map(abs, start))
-    # numpy refuses to reflect an axis of one pixel by more than nothing; there every pixel is the same.
-    padded = np.pad(plane, pad, mode="reflect") if min(plane.shape) > 1 else np.pad(plane, pad, mode="edge")
-    window = padded[start[0] + pad :, start[1] + pad :][:side, :side]
-    turned = np.rot90(window, turns)
-    return turned[::-1] if flip else turned
-
-
-# Patch pixel (i, j) of np.rot90(window) is window pixel (j, side - 1 - i): (y, x) = (qx, -qy).
-QUARTER = np.array([[0.0, 1.0], [-1.0, 0.0]])
-
-
 class TestGenerator:
     def test_stream_is_pinned(self) -> None:
         # SHA-256 of [1,"a",0], its first 16 bytes as Philox key: any platform, any numpy that keeps Philox.
