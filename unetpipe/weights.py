@@ -21,7 +21,7 @@ __all__ = ["border_weights", "reach_px"]
 _ERROR = 1e-6
 _LARGEST_REACH = 1024  # px; squares and packed columns then fit into 31 bits
 _BAND = 128  # rows of a unit of work
-_SPAN = 512  # columns of a pass: three tables of _BAND x (_SPAN + rims) stay in the cache
+_SPAN = 1024  # columns of a pass: three tables of _BAND x (_SPAN + rims) stay in the cache of a core
 _SEGMENT = 64  # pixels per vector loop; a constant trip count leaves no scalar remainder
 _SHIFT, _HERE = 10, 512  # bits of a packed column offset; that of the pixel's own column
 _int = np.int32  # numba adds two int32 to an int64, which would halve the vectors: results are cast back
@@ -70,7 +70,7 @@ def border_weights(
     touching ones need no gap, and one in several pieces is one. A block with `reach_px` px of surroundings on each side
     gets the same bits as in the whole image.
 
-    Time at worst O(Y X reach), whatever the number of instances; memory about 1 MB per thread beside the result.
+    Time at worst O(Y X reach), whatever the number of instances; memory about 2 MB per thread beside the result.
 
     References
     ----------
