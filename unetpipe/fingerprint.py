@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = ["fingerprint", "import_closure"]
@@ -85,6 +86,16 @@ def parsed(module: str, root: Path) -> tuple[str, ast.Module]:
     return text, ast.parse(text)
 
 
+def iter_statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The module and all its statements; expressions, most of a tree, hold neither imports nor docstrings."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            todo.extend(getattr(node, block, []))
+
+
 @functools.cache
 def source_digest(module: str, root: Path) -> str:
     """Hash of a module's text without comments, docstrings, blank lines and trailing blanks."""
@@ -95,7 +106,7 @@ def source_digest(module: str, root: Path) -> str:
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(tree):
+    for node in iter_statements(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and first.end_lineno:
@@ -115,7 +126,7 @@ def imported_modules(module: str, root: Path) -> frozenset[str]:
     is_package = path is not None and path.name == "__init__.py"
     here = module if is_package else module.rpartition(".")[0]
     found = set[str]()
-    for node in ast.walk(parsed(module, root)[1]):
+    for node in iter_statements(parsed(module, root)[1]):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
