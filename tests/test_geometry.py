@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetpipe.errors import GeometryError
-from unetpipe.geometry import Box, TileGrid, mirror, unet_geometry
+from unetpipe.geometry import Box, NetGeometry, TileGrid, dilated_geometry, mirror, padded_geometry, unet_geometry
 
 
 def layer_by_layer(side: int, depth: int) -> int | None:
@@ -53,6 +53,53 @@ def test_smallest_input_for_a_wanted_output(output: int, side: int) -> None:
 def test_illegal_size_names_the_nearest_legal_ones(side: int, nearest: str) -> None:
     with pytest.raises(GeometryError, match=f"use {nearest}"):
         unet_geometry(4).output_side(side)
+
+
+@pytest.mark.parametrize("depth", range(1, 7))
+def test_valid_dilated_sizes_are_those_of_the_layers(depth: int) -> None:
+    def walked(side: int) -> int | None:
+        for _ in range(depth):
+            side -= 8
+            if side < 2 or side % 2:
+                return None
+            side //= 2
+        for _ in range(depth):
+            side = 2 * (side - 4)
+            if side < 1:
+                return None
+        return side - 4 if side > 4 else None
+
+    geometry = dilated_geometry(depth, form="valid")
+    assert geometry.shrink == 2 * geometry.context
+    for side in range(1, 1600):
+        output = walked(side)
+        assert geometry.is_legal(side) == (output is not None)
+        if output is not None:
+            assert geometry.output_side(side) == output
+
+
+def test_networks_that_fit_their_maps_take_any_side_and_tile_in_phase() -> None:
+    geometry = padded_geometry(4, fits=True)
+    assert geometry.is_legal(500) and geometry.output_side(333) == 333
+    assert not geometry.is_legal(15)
+    assert geometry.input_side(500) == 512
+    strict = padded_geometry(4)
+    assert not strict.is_legal(500) and strict.is_legal(496)
+
+
+@pytest.mark.parametrize(
+    "geometry", [padded_geometry(2), dilated_geometry(2, form="aligned"), dilated_geometry(2, form="valid")]
+)
+@given(height=st.integers(1, 90), width=st.integers(1, 90), cores=st.integers(1, 9))
+def test_windows_of_all_families_are_legal_and_in_phase(geometry: NetGeometry, height, width, cores) -> None:
+    for tile in TileGrid(shape=(height, width), core_side=4 * cores, geometry=geometry):
+        for axis in (0, 1):
+            side = tile.window.shape[axis]
+            assert side % geometry.stride == geometry.residue and geometry.is_legal(side)
+            assert (tile.window.start[axis] + geometry.context) % geometry.stride == 0
+            first = tile.window.start[axis] + geometry.shrink // 2 + tile.crop.start[axis]
+            assert first == tile.core.start[axis]
+            assert geometry.output_side(side) - tile.crop.stop[axis] >= geometry.context - geometry.shrink // 2
 
 
 @given(size=st.integers(1, 9), index=st.integers(-50, 50))

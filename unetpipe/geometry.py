@@ -5,11 +5,20 @@ counted from the image's first pixel; boxes are half-open.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unetpipe.errors import GeometryError
 
-__all__ = ["Box", "NetGeometry", "Tile", "TileGrid", "mirror", "unet_geometry"]
+__all__ = [
+    "Box",
+    "NetGeometry",
+    "Tile",
+    "TileGrid",
+    "dilated_geometry",
+    "mirror",
+    "padded_geometry",
+    "unet_geometry",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +108,9 @@ class NetGeometry:
     stride : int
         Shift in px under which the network is equivariant: 2^depth.
     context : int
-        Input px on each side of an output px that may change it.
+        Input px that a window has on each side of a core so that the core's output does not depend on what lies
+        beyond. For padded networks: the rim that padding reaches, on the side where it is wider, rounded up to
+        the stride.
     shrink : int
         Input side minus output side in px; 0 for padded networks.
     residue : int
@@ -108,6 +119,9 @@ class NetGeometry:
         Smallest legal input side in px.
     tileable : bool
         Whether tiles can reproduce the one-pass result at all.
+    fits : bool
+        Whether the network takes every side from the minimum on, since it fits its maps to each other itself.
+        Windows of tiles keep to `residue` modulo `stride` all the same.
     """
 
     stride: int
@@ -116,10 +130,11 @@ class NetGeometry:
     residue: int
     minimum: int
     tileable: bool = True
+    fits: bool = False
 
     def is_legal(self, side: int) -> bool:
         """Whether the network takes an input of this side in px."""
-        return side >= self.minimum and side % self.stride == self.residue
+        return side >= self.minimum and (self.fits or side % self.stride == self.residue)
 
     def output_side(self, side: int) -> int:
         """Output side in px of a legal input side.
@@ -133,14 +148,35 @@ class NetGeometry:
             below = max(side - (side - self.residue) % self.stride, self.minimum)
             above = self.input_side(max(side - self.shrink, 1))
             nearest = f"{below} or {above}" if below < side else f"{self.minimum}"
+            rule = "" if self.fits else f"{self.residue} modulo {self.stride}, "
             raise GeometryError(
-                f"input side of {side} px is not legal for this network: expected {self.residue} modulo "
-                f"{self.stride}, at least {self.minimum}; use {nearest}"
+                f"input side of {side} px is not legal for this network: expected {rule}at least {self.minimum}; "
+                f"use {nearest}"
             )
         return side - self.shrink
 
+    def side_within(self, side: int) -> int:
+        """Largest legal input side in px that fits into `side`, with equal margins.
+
+        Raises
+        ------
+        GeometryError
+            If there is none.
+
+        Examples
+        --------
+        >>> unet_geometry(4).side_within(580)
+        572
+        """
+        if self.is_legal(side):
+            return side
+        legal = side - (side - self.residue) % self.stride
+        if legal < self.minimum or (side - legal) % 2:
+            self.output_side(side)
+        return legal
+
     def input_side(self, output: int) -> int:
-        """Smallest legal input side in px whose output holds `output` px.
+        """Smallest input side in px, of `residue` modulo `stride`, whose output holds `output` px.
 
         Examples
         --------
@@ -185,6 +221,85 @@ def unet_geometry(depth: int) -> NetGeometry:
         residue=residue,
         minimum=smallest + (residue - smallest) % stride,
     )
+
+
+def padded_geometry(
+    depth: int, *, reach: int = 2, spread: int = 0, head: int = 0, fits: bool = False, tileable: bool = True
+) -> NetGeometry:
+    """Geometry of a U-Net whose convolutions are padded: the output is as large as the input.
+
+    Parameters
+    ----------
+    depth : int
+        Number of 2x2 poolings, at least 1.
+    reach : int
+        Px on each side that the convolutions of an encoder level see: 2 for two 3x3 convolutions.
+    spread : int
+        Px by which an up-sampling and its own convolution widen the rim: 0 for a 2x2 transposed convolution, 1 for
+        bilinear interpolation, and for nearest interpolation with a 2x2 convolution.
+    head : int
+        Px on each side that the head sees.
+    fits, tileable : bool
+        As in `NetGeometry`; a network that fits odd sizes takes every side from 2^depth on.
+
+    Notes
+    -----
+    The rim r of pixels that the padding reaches is followed through the layers: r + reach in an encoder level, r / 2
+    rounded up in a pooling, 2 r + spread in an up-sampling, r + 2 in a bottleneck or a decoder level. For depth 4 and
+    a transposed convolution that is 94, and the context is 96, the next multiple of 16: with it, the pooling grid of
+    all windows begins at the image's first pixel.
+
+    Examples
+    --------
+    >>> padded_geometry(4).context, padded_geometry(4, spread=1).context
+    (96, 112)
+    """
+    rim = 0
+    for _ in range(depth):
+        rim = -(-(rim + reach) // 2)
+    # The rim of a skip is never wider than that of what comes from below.
+    rim += 2
+    for _ in range(depth):
+        rim = 2 * rim + spread + 2
+    stride = 2**depth
+    context = -(-(rim + head) // stride) * stride
+    return NetGeometry(
+        stride=stride, context=context, shrink=0, residue=0, minimum=stride, tileable=tileable, fits=fits
+    )
+
+
+def dilated_geometry(depth: int, *, form: str) -> NetGeometry:
+    """Geometry of the U-Net with two 3x3 convolutions of dilation 2 per encoder level and skips behind the poolings.
+
+    Parameters
+    ----------
+    depth : int
+        Number of 2x2 poolings, at least 1.
+    form : str
+        "aligned": padded. "valid": not padded; legal input n = 2^d b + 8 (2^d - 1), output n - (16 * 2^d - 12).
+        "printed": not padded, and stretched to the input; every n from 15 * 2^d - 7 on (21 for depth 1).
+
+    Notes
+    -----
+    Printed, an output pixel depends on the size of the input, so that there is neither a context nor a stride.
+
+    Examples
+    --------
+    >>> dilated_geometry(4, form="valid").output_side(584), dilated_geometry(4, form="printed").minimum
+    (340, 233)
+    """
+    stride = 2**depth
+    if form == "aligned":
+        aligned = padded_geometry(depth, reach=4, fits=True)
+        return replace(aligned, minimum=1)
+    if form == "printed":
+        minimum = 15 * stride - 7 if depth > 1 else 21
+        return NetGeometry(stride=1, context=0, shrink=0, residue=0, minimum=minimum, tileable=False, fits=True)
+    shrink = 16 * stride - 12
+    residue = 8 * (stride - 1) % stride
+    smallest = shrink + 1
+    minimum = smallest + (residue - smallest) % stride
+    return NetGeometry(stride=stride, context=shrink // 2, shrink=shrink, residue=residue, minimum=minimum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

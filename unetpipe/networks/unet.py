@@ -3,27 +3,53 @@
 import torch
 from torch import Tensor, nn
 
-from unetpipe.specs import UnetSpec
+from unetpipe.netspecs import UnetSpec
+from unetpipe.networks.initialisation import he_normal
 
 __all__ = ["Unet", "build"]
 
+# Slope of the 2019 plugin's LeakyReLU.
+SLOPE = 0.1
+
 
 def build(spec: UnetSpec, *, seed: int) -> "Unet":
-    """The network of a spec with its initial parameters."""
+    """The network of a spec with its initial parameters.
+
+    Parameters
+    ----------
+    spec : UnetSpec
+        Form and sizes.
+    seed : int
+        Seed of the initial parameters.
+
+    Returns
+    -------
+    Unet
+
+    Examples
+    --------
+    >>> sum(p.numel() for p in build(UnetSpec(base_width=4), seed=1).parameters())
+    121658
+    """
     network = Unet(spec)
-    initialise(network, seed=seed)
+    he_normal(network, seed=seed, literal=spec.init == "literal")
     return network
 
 
-class DoubleConv(nn.Sequential):
-    """Two valid 3x3 convolutions, each with ReLU: (N, C, n, n) -> (N, K, n - 4, n - 4)."""
+def activation(spec: UnetSpec) -> nn.Module:
+    """What stands behind every convolution but the head."""
+    return nn.ReLU(inplace=True) if spec.activation == "relu" else nn.LeakyReLU(SLOPE, inplace=True)
 
-    def __init__(self, channels: int, width: int) -> None:
+
+class DoubleConv(nn.Sequential):
+    """Two valid 3x3 convolutions, each with its activation: (N, C, n, n) -> (N, K, n - 4, n - 4)."""
+
+    def __init__(self, channels: int, width: int, spec: UnetSpec) -> None:
         super().__init__(
             nn.Conv2d(channels, width, 3),
-            nn.ReLU(inplace=True),
+            activation(spec),
             nn.Conv2d(width, width, 3),
-            nn.ReLU(inplace=True),
+            activation(spec),
         )
 
 
@@ -33,7 +59,7 @@ class Unet(nn.Module):
     Parameters
     ----------
     spec : UnetSpec
-        Depth d, base width, channels C, classes K and dropout.
+        Form, depth d, base width, activation, channels C, classes K, head and dropout.
 
     Notes
     -----
@@ -42,26 +68,40 @@ class Unet(nn.Module):
     level, before both its pooling and its skip, and behind that of the bottleneck. Each up-convolution halves the
     channels, and its result is put in front of the centre crop of the skip.
 
+    The authors' release differs from the drawing: ReLU behind the up-convolutions, and the last of them keeps its 128
+    channels, which gives 31,100,354 parameters. The plugin of 2019 has LeakyReLU everywhere, behind the up-convolutions
+    too, and no dropout.
+
     References
     ----------
     Ronneberger, Fischer, Brox 2015, doi:10.1007/978-3-319-24574-4_28.
+    Falk et al. 2019, doi:10.1038/s41592-018-0261-2.
     """
 
     def __init__(self, spec: UnetSpec) -> None:
         super().__init__()
         self.spec = spec
         widths = [spec.base_width * 2**level for level in range(spec.depth + 1)]
+        raised = widths[:-1] if spec.form == "paper" else [widths[1], *widths[1:-1]]
         self.encoder = nn.ModuleList(
-            DoubleConv(channels, width) for channels, width in zip([spec.channels, *widths], widths, strict=False)
+            DoubleConv(channels, width, spec) for channels, width in zip([spec.channels, *widths], widths, strict=False)
         )
-        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in reversed(widths[:-1]))
-        self.decoder = nn.ModuleList(DoubleConv(2 * width, width) for width in reversed(widths[:-1]))
-        self.head = nn.Conv2d(widths[0], spec.classes, 1)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(2 * width, up, 2, stride=2)
+            for width, up in zip(reversed(widths[:-1]), reversed(raised), strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            DoubleConv(up + width, width, spec)
+            for width, up in zip(reversed(widths[:-1]), reversed(raised), strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], spec.logit_channels, 1)
+        plain = spec.form == "paper" and spec.activation == "relu"
+        self.raised = nn.Identity() if plain else activation(spec)
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, K, m, m) of an image (N, C, n, n) whose sides are legal.
+        """Logits (N, L, m, m) of an image (N, C, n, n) whose sides are legal.
 
         Raises
         ------
@@ -80,7 +120,7 @@ class Unet(nn.Module):
             skips.append(features)
         skips.pop()
         for up, convolutions in zip(self.up, self.decoder, strict=True):
-            raised = up(features)
+            raised = self.raised(up(features))
             features = convolutions(torch.cat([raised, centre_crop(skips.pop(), raised)], dim=1))
         logits: Tensor = self.head(features)
         return logits
@@ -91,22 +131,3 @@ def centre_crop(skip: Tensor, like: Tensor) -> Tensor:
     (height, width), (h, w) = skip.shape[-2:], like.shape[-2:]
     y, x = (height - h) // 2, (width - w) // 2
     return skip[..., y : y + h, x : x + w]
-
-
-def initialise(network: nn.Module, *, seed: int) -> None:
-    """Draw all weights from N(0, 2 / fan_in) and set all biases to zero.
-
-    Notes
-    -----
-    The fan-in of an up-convolution is taken as in the 2015 release, 4 times its output channels.
-
-    References
-    ----------
-    He et al. 2015, doi:10.1109/ICCV.2015.123.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
