@@ -9,7 +9,7 @@ from unetpipe import specs
 from unetpipe.errors import ConfigError
 from unetpipe.specs import AugmentSpec, TrainSpec, UnetSpec, WeighSpec, canonical_json
 
-KINDS = [value for name, value in vars(specs).items() if name.endswith("Spec")]
+KINDS = [v for name, v in vars(specs).items() if name.endswith("Spec") and isinstance(v, type)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,6 +28,12 @@ def test_every_key_is_documented_and_every_default_is_legal(kind: type) -> None:
         (UnetSpec, {"depth": 0}, "depth: expected a value at least 1, came 0"),
         (AugmentSpec, {"grey_black": 0.5}, "grey_black: expected a value at most 0.4, came 0.5"),
         (TrainSpec, {"steps": -1}, "steps"),
+        (TrainSpec, {"average": 1.0}, "average: expected a value at most 0.99999, came 1"),
+        (
+            TrainSpec,
+            {"loss": "binary_cross_entropy", "network": UnetSpec(classes=3)},
+            "loss: binary_cross_entropy is for 2 classes, came 3; use cross_entropy",
+        ),
     ],
 )
 def test_bounds(kind: type, keys: dict[str, float], said: str) -> None:

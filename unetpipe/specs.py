@@ -1,4 +1,4 @@
-"""One frozen value per stage and per network: everything that a result depends on, checked at birth.
+"""One frozen value per stage, networks in `netspecs.py`: everything that a result depends on, checked at birth.
 
 Each field carries its meaning, its unit and its bounds; the configuration's documentation and schema are
 generated from them. A spec travels to its stage as one line of canonical JSON.
@@ -6,17 +6,18 @@ generated from them. A spec travels to its stage as one line of canonical JSON.
 
 import dataclasses
 import json
-import operator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from unetpipe.errors import ConfigError
-from unetpipe.geometry import NetGeometry, unet_geometry
+from unetpipe.fields import Checked, key
+from unetpipe.netspecs import NetworkSpec, UnetSpec
 
 __all__ = [
     "AnnotateSpec",
     "AugmentSpec",
     "EvaluateSpec",
+    "ImportSpec",
     "IngestSpec",
     "PhantomSpec",
     "PredictSpec",
@@ -29,24 +30,6 @@ __all__ = [
     "canonical_json",
 ]
 
-T = TypeVar("T")
-
-
-def key(
-    default: T,
-    meaning: str,
-    *,
-    unit: str = "",
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-) -> T:
-    """A field with its default, its meaning, its unit and its bounds."""
-    bounds = {"at_least": at_least, "above": above, "at_most": at_most}
-    metadata = {"meaning": meaning, "unit": unit, **{k: v for k, v in bounds.items() if v is not None}}
-    field: T = dataclasses.field(default=default, metadata=metadata)
-    return field
-
 
 def canonical_json(spec: Any) -> str:
     """The one JSON text of a spec (or of plain JSON data): sorted keys, no blanks, ASCII.
@@ -58,30 +41,6 @@ def canonical_json(spec: Any) -> str:
     """
     data = dataclasses.asdict(spec) if dataclasses.is_dataclass(spec) and not isinstance(spec, type) else spec
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
-
-
-class Checked:
-    """What all specs share: each number is held against its bounds when the value is made."""
-
-    __slots__ = ()
-    # Read by the parser of the configuration: a key that no field has is a mistake.
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, (int, float)) and not isinstance(number, bool):
-                    check_bounds(field.name, number, field.metadata)
-
-
-def check_bounds(name: str, number: float, bounds: Any) -> None:
-    """Raise `ConfigError` unless the number is finite and keeps the bounds of its field."""
-    for rule, holds in (("at_least", operator.ge), ("above", operator.gt), ("at_most", operator.le)):
-        if rule in bounds and not holds(number, bounds[rule]):
-            raise ConfigError(f"{name}: expected a value {rule.replace('_', ' ')} {bounds[rule]:g}, came {number:g}")
-    if number != number or number in (float("inf"), float("-inf")):
-        raise ConfigError(f"{name}: expected a finite number, came {number}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +111,15 @@ class AugmentSpec(Checked):
     """Training patches: how many, how large, and how they are deformed."""
 
     copies: int = key(16, "patches drawn per training image", at_least=1)
-    input_px: int = key(572, "input side of a patch; must be legal for every network", unit="px", at_least=1)
-    output_px: int = key(388, "output side of a patch; follows from the networks", unit="px", at_least=1)
+    input_px: int = key(
+        572,
+        "input side of a patch; must be legal for one network at least, the others see the largest legal middle part",
+        unit="px",
+        at_least=1,
+    )
+    output_px: int = key(
+        388, "side of a patch's classes and weights: what all networks compute of it", unit="px", at_least=1
+    )
     rotate: bool = key(True, "rotate by any angle")
     flip: bool = key(True, "mirror at random")
     elastic_sigma_px: float = key(10.0, "standard deviation of the elastic displacements", unit="px", at_least=0)
@@ -168,40 +134,73 @@ class AugmentSpec(Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnetSpec(Checked):
-    """The network of 2015: valid convolutions, widths doubling with each of `depth` poolings."""
+class TrainSpec(Checked):
+    """One network and how it is trained: its loss, its optimiser, and what is kept."""
 
-    family: Literal["unet"] = key("unet", "network family")
-    depth: int = key(4, "number of poolings", at_least=1, at_most=7)
-    base_width: int = key(64, "feature channels of the first level", at_least=1)
-    channels: int = key(1, "channels of the image", at_least=1)
-    classes: int = key(2, "classes; follows from the list of classes", at_least=2, at_most=254)
-    dropout: float = key(0.5, "dropout behind the last two encoder levels", at_least=0, at_most=0.95)
+    network: NetworkSpec = key(UnetSpec(), "the network", discriminator="family")
+    steps: int = key(2000, "optimiser steps", unit="steps", at_least=1)
+    accumulate: int = key(
+        1,
+        "patches of a step, one behind the other; its loss is their mean, or their sum under reduction: sum",
+        at_least=1,
+    )
+    loss: Literal["cross_entropy", "binary_cross_entropy", "dice", "cross_entropy_dice", "focal"] = key(
+        "cross_entropy", "loss of a patch; binary_cross_entropy is for two classes, focal has gamma = 2"
+    )
+    reduction: Literal["sum", "mean", "weighted_mean"] = key(
+        "mean",
+        "loss of a patch: sum of w*l (2015), its mean over the pixels, or sum(w*l)/sum(w); Dice is a ratio anyway",
+    )
+    balance: bool = key(True, "weigh classes by their inverse frequency in the training set")
+    optimiser: Literal["sgd", "adam", "adamw", "rmsprop"] = key("sgd", "how gradients become steps")
+    learning_rate: float = key(0.001, "learning rate before the schedule", above=0)
+    momentum: float = key(0.99, "momentum of sgd and rmsprop; adam has 0.9 and 0.999", at_least=0, at_most=0.9999)
+    weight_decay: float = key(
+        0.0, "this times each parameter is added to its gradient; adamw subtracts it from the parameter", at_least=0
+    )
+    schedule: Literal["constant", "polynomial", "cosine", "plateau"] = key(
+        "polynomial",
+        "learning rate over the steps: constant, times (1 - step/steps)^0.9, times (1 + cos(pi step/steps))/2, or "
+        "halved whenever 5 validations in a row were no better than the best",
+    )
+    warmup_steps: int = key(0, "first steps, over which the learning rate grows in a line", unit="steps", at_least=0)
+    clip_norm: float = key(0.0, "longer gradients are shortened to this length; 0: none", at_least=0)
+    average: float = key(
+        0.0,
+        "decay per step of a running average of the parameters, which is validated and kept in their place; 0: none",
+        at_least=0,
+        at_most=0.99999,
+    )
+    precision: Literal["float32", "tensorfloat32", "bfloat16", "float16"] = key(
+        "float32", "arithmetic of convolutions in training; tensorfloat32 and float16 need a GPU"
+    )
+    validate_every: int = key(200, "steps between validations", unit="steps", at_least=1)
+    best_by: Literal["iou", "dice", "pixel_error", "validation_loss"] = key(
+        "iou", "score of the validation images that decides which parameters are kept"
+    )
+    patience: int = key(0, "end behind this many validations in a row no better than the best; 0: never", at_least=0)
+    checkpoint_s: float = key(300.0, "seconds between checkpoints", unit="s", above=0)
+    seed: int = key(1, "seed of initialisation, order and dropout", at_least=0)
 
-    @property
-    def geometry(self) -> NetGeometry:
-        """Legal sizes, stride and context of this network."""
-        return unet_geometry(self.depth)
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        if self.loss == "binary_cross_entropy" and self.network.classes != 2:
+            raise ConfigError(
+                f"loss: binary_cross_entropy is for 2 classes, came {self.network.classes}; use cross_entropy"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSpec(Checked):
-    """One network and how it is trained: SGD with momentum, batch 1, weighted cross-entropy."""
+class ImportSpec(Checked):
+    """What a file of public weights does not say."""
 
-    network: UnetSpec = key(UnetSpec(), "the network")
-    steps: int = key(2000, "optimiser steps, one patch each", unit="steps", at_least=1)
-    learning_rate: float = key(0.001, "learning rate of the first step", above=0)
-    momentum: float = key(0.99, "momentum of SGD", at_least=0, at_most=0.9999)
-    schedule: Literal["constant", "polynomial"] = key(
-        "polynomial", "learning rate over the steps: constant, or times (1 - step/steps)^0.9"
+    intensity: Literal["range", "percentile"] = key(
+        "range",
+        "what became 0 and 1 where the network was trained: the data type's range, or an image's 1st and 99.8th "
+        "percentile",
     )
-    reduction: Literal["sum", "mean", "weighted_mean"] = key(
-        "mean", "loss of a patch: sum of w*l (2015), its mean over the pixels, or sum(w*l)/sum(w)"
-    )
-    balance: bool = key(True, "weigh classes by their inverse frequency in the training set")
-    validate_every: int = key(200, "steps between validations", unit="steps", at_least=1)
-    checkpoint_s: float = key(60.0, "seconds between checkpoints", unit="s", above=0)
-    seed: int = key(1, "seed of initialisation, order and dropout", at_least=0)
+    pixel_size_um: float | None = key(None, "pixel size that it was trained on; empty: unknown", unit="um", above=0)
+    align_corners: bool = key(True, "bilinear up-sampling only: corner pixels on corner pixels, as published")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +208,11 @@ class PredictSpec(Checked):
     """Overlap-tile inference: the tile's core changes speed and memory, never the result."""
 
     core_px: int = key(1024, "side of a tile's core, a multiple of the network's stride", unit="px", at_least=2)
+    symmetries: Literal["none", "rot4", "d4", "paper7"] = key(
+        "none",
+        "forms in which the network sees each window, and whose probabilities are averaged: one, the 4 quarter turns, "
+        "all 8 flips and quarter turns, or 7 of them as the paper has it, which does not say which",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,4 +238,8 @@ class ReportSpec(Checked):
 
     title: str = key("unetpipe report", "title of the page")
     preview_px: int = key(1024, "longest side of a picture", unit="px", at_least=64, at_most=4096)
+    rank_by: Literal["seg", "f1", "pixel_error", "v_rand_thin", "v_info_thin"] = key(
+        "seg", "metric that ranks the entries of `models` and `ensembles`"
+    )
     config: str = key("{}", "the whole configuration as JSON; filled in")
+    groups: str = key("{}", "networks of each entry as JSON; filled in")

@@ -3,68 +3,34 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetpipe.errors import ModelError
-from unetpipe.losses import pixel_weights, weighted_cross_entropy
+from unetpipe.feed import Feed, Patches
+from unetpipe.losses import loss as patch_loss
+from unetpipe.losses import pixel_weights
+from unetpipe.schedules import best_row, is_exhausted, learning_rate
 from unetpipe.signals import stop_asked, stop_if_asked
 from unetpipe.specs import TrainSpec
+from unetpipe.trainstate import DTYPES, TrainingState, follow_average, judge, restore, snapshot
 
-__all__ = ["Patches", "TrainingState", "fit", "patch_index", "start"]
+__all__ = ["fit"]
 
 log = logging.getLogger(__name__)
 
 Validate = Callable[[nn.Module], dict[str, float]]
-Save = Callable[["TrainingState"], None]
+Save = Callable[[TrainingState], None]
+Recall = Callable[[TrainingState, int], None]
+Watch = Callable[[TrainingState, int], None]
 
-
-class Patches(Protocol):
-    """Anything that gives patch number i as image (C, n, n), classes (m, m) and separation weights (m, m)."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]: ...
-
-
-@dataclass(slots=True)
-class TrainingState:
-    """Everything that the next step depends on, besides the spec and the data.
-
-    Attributes
-    ----------
-    network : nn.Module
-        With its current parameters.
-    optimiser : torch.optim.SGD
-        With its momenta.
-    step : int
-        Number of steps done.
-    loss_sum : float
-        Sum of the losses since the last validation.
-    history : list of dict
-        One row per validation: step, learning rate, training loss, and what validation gave.
-    best : dict of str to Tensor
-        Parameters of the best validation so far; empty before the first.
-    """
-
-    network: nn.Module
-    optimiser: torch.optim.SGD
-    step: int = 0
-    loss_sum: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
-
-
-def start(network: nn.Module, spec: TrainSpec, device: torch.device) -> TrainingState:
-    """The state before the first step: the network on its device, with an optimiser of its own."""
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.SGD(network.parameters(), lr=spec.learning_rate, momentum=spec.momentum)
-    return TrainingState(network, optimiser)
+# Steps in a row that may be skipped before the training goes back.
+MOST_SKIPPED = 3
+# Steps between two looks at the losses where looking makes the device wait.
+LOOK = 32
 
 
 def fit(
@@ -76,7 +42,11 @@ def fit(
     validate: Validate | None,
     save: Save,
     device: torch.device,
-) -> None:
+    recall: Recall | None = None,
+    watch: Watch | None = None,
+    workers: int = 0,
+    look_every: int | None = None,
+) -> float:
     """Train from the state's step to the last one.
 
     Parameters
@@ -84,112 +54,215 @@ def fit(
     state : TrainingState
         Where to begin; changed in place.
     spec : TrainSpec
-        Steps, learning rate, momentum, reduction, intervals and seed.
+        How to train.
     patches : Patches
         Training patches, drawn by (seed, step) alone.
     class_weights : sequence of float
         w_c of each class over the whole training set.
     validate : callable or None
-        Gives the metrics of the network on the validation images; ``iou`` decides which parameters are best.
+        Gives the scores of a network on the validation images; ``spec.best_by`` decides which parameters are best.
     save : callable
         Makes the state durable; called behind every validation, at intervals of time, and at the end.
     device : torch.device
         Where the network is.
+    recall : callable, optional
+        Puts back the state as it was saved behind a given step, or the first one for step 0; without it, a training
+        that gets lost ends at once.
+    watch : callable, optional
+        Called with the state and the number of pixels trained on in this run, whenever the losses are looked at.
+    workers : int
+        Threads that read patches ahead.
+    look_every : int, optional
+        Steps between two looks at the losses; each step on a processor, 32 on a GPU.
+
+    Returns
+    -------
+    float
+        Seconds per step of this run, without validations and checkpoints; 0 if there was no step.
 
     Raises
     ------
     ModelError
-        If the loss is not finite.
+        If losses or gradients stay unusable.
     Interrupted
         If a stop was asked for; the state has been saved.
 
     Notes
     -----
-    Patch, dropout and learning rate of a step are functions of (seed, step): only the state is needed to go on.
+    A step is `accumulate` patches and one change of the parameters. Patches, dropout and learning rate of a step are
+    functions of (seed, step) and of the validations before it: only the state is needed to go on, and neither the
+    threads nor the looks nor the interruptions change a bit.
+
+    A step whose loss or gradient is not finite, or whose gradient is far longer than the last ones, changes nothing.
+    Behind more than three of them in a row, the training goes back to its last validation with half the learning
+    rate; the second time, it ends.
     """
+    set_tensorfloat32(spec.precision == "tensorfloat32")
     balance = torch.tensor(class_weights, dtype=torch.float32, device=device)
+    sees_at_once = device.type == "cpu" or state.scaler.is_enabled()
+    stride = look_every or (1 if sees_at_once else LOOK)
     saved = time.monotonic()
-    while state.step < spec.steps:
-        state.loss_sum += train_step(state, spec, patches, balance, device)
-        state.step += 1
-        due = state.step % spec.validate_every == 0 or state.step == spec.steps
-        if due:
-            close_interval(state, spec, validate)
-        if due or stop_asked() or time.monotonic() - saved >= spec.checkpoint_s:
-            save(state)
-            stop_if_asked()
-            saved = time.monotonic()
+    with Feed(patches, seed=spec.seed, draws=spec.steps * spec.accumulate, workers=workers, device=device) as feed:
+        clock = Clock(feed, state.step)
+        while state.step < spec.steps and not is_exhausted(spec, state.history):
+            validation = min(spec.steps, (state.step // spec.validate_every + 1) * spec.validate_every)
+            advance(state, spec, feed, balance, until=min(validation, state.step + stride))
+            if state.skipped > MOST_SKIPPED:
+                retreat(state, recall)
+                save(state)
+                clock.start(state.step)
+                continue
+            if watch is not None:
+                watch(state, feed.pixels)
+            due = state.step == validation
+            if due:
+                close_interval(state, spec, validate, clock.stop(state.step))
+            if due or stop_asked() or time.monotonic() - saved >= spec.checkpoint_s:
+                save(state)
+                stop_if_asked()
+                saved = time.monotonic()
+            if due:
+                clock.start(state.step)
+    return clock.seconds_per_step
 
 
-def train_step(state: TrainingState, spec: TrainSpec, patches: Patches, balance: Tensor, device: torch.device) -> float:
-    """One optimiser step on one patch; returns its loss."""
-    image, classes, separation = (
-        torch.from_numpy(a)[None].to(device) for a in patches.read(patch_index(spec.seed, state.step, len(patches)))
-    )
-    state.network.train()
-    # Dropout draws from torch's global generator: seeding it by the step makes it a function of (seed, step).
-    torch.manual_seed(int(np.random.SeedSequence((spec.seed, state.step)).generate_state(1)[0]))
-    for group in state.optimiser.param_groups:
-        group["lr"] = learning_rate(spec, state.step)
-    logits = state.network(image.to(memory_format=torch.channels_last))
-    classes, separation = centre(classes, logits), centre(separation, logits)
-    weights = pixel_weights(classes, separation, balance)
-    loss = weighted_cross_entropy(logits, classes, weights, reduction=spec.reduction)
-    value = loss.item()
-    if not np.isfinite(value):
-        raise ModelError(
-            f"training: loss is {value} at step {state.step + 1}; the last checkpoint is kept; "
-            f"lower learning_rate (now {spec.learning_rate:g}) or use reduction: mean"
-        )
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    state.optimiser.step()
-    return value
+def set_tensorfloat32(wanted: bool) -> None:
+    """Let a GPU round the factors of float32 products to 10 bits, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+    torch.backends.cudnn.allow_tf32 = wanted
 
 
-def centre(target: Tensor, logits: Tensor) -> Tensor:
-    """The middle of (N, Y, X) that has the logits' height and width."""
-    height, width = logits.shape[-2:]
-    y, x = (target.shape[-2] - height) // 2, (target.shape[-1] - width) // 2
-    return target[..., y : y + height, x : x + width]
+def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, until: int) -> None:
+    """Train up to a step.
 
-
-def patch_index(seed: int, step: int, n_patches: int) -> int:
-    """Patch of a step: every epoch runs through all patches in an order of its own.
-
-    Examples
-    --------
-    >>> sorted(patch_index(7, step, 5) for step in range(5, 10))
-    [0, 1, 2, 3, 4]
+    Several steps are looked at together, for each look makes a GPU wait. If one of them was not to be used, all are
+    taken back and repeated with a look at each.
     """
-    epoch, position = divmod(step, n_patches)
-    order = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch)))).permutation(n_patches)
-    return int(order[position])
+    if until > state.step + 1:
+        tensors, plain = snapshot(state)
+        before = {name: value.detach().clone() for name, value in tensors.items()}
+        measured: list[Tensor] = []
+        while state.step < until and not (measured and stop_asked()):
+            measured.append(train_step(state, spec, feed, balance, look=False))
+        if all(judge(state, loss, norm) for loss, norm in torch.stack(measured).tolist()):
+            return
+        restore(state, before, plain)
+    while state.step < until and state.skipped <= MOST_SKIPPED:
+        train_step(state, spec, feed, balance, look=True)
 
 
-def learning_rate(spec: TrainSpec, step: int) -> float:
-    """Learning rate of a step, counted from 0."""
-    if spec.schedule == "constant":
-        return spec.learning_rate
-    return spec.learning_rate * float((1 - step / spec.steps) ** 0.9)
+def train_step(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, look: bool) -> Tensor:
+    """One step; returns its loss and the length of its gradient, (2,), which decide here about it if looked at."""
+    rate = learning_rate(spec, state.step, state.history) * 0.5**state.retreats
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    buffers = [buffer.clone() for buffer in state.network.buffers()] if look else []
+    loss = gradient(state, spec, feed, balance)
+    state.scaler.unscale_(state.optimiser)
+    norm = clipped_norm(state.network, spec.clip_norm)
+    measured = torch.stack([loss, norm])
+    if not look or judge(state, *measured.tolist()):
+        state.scaler.step(state.optimiser)
+    else:
+        for buffer, before in zip(state.network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    state.scaler.update()
+    state.step += 1
+    follow_average(state, spec.average)
+    return measured
 
 
-def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | None) -> None:
+def gradient(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor) -> Tensor:
+    """Leave the gradient of a step's patches in the parameters; returns the loss."""
+    state.network.train()
+    state.optimiser.zero_grad(set_to_none=True)
+    share = 1.0 if spec.reduction == "sum" else 1.0 / spec.accumulate
+    total = torch.zeros((), device=balance.device)
+    for draw in range(state.step * spec.accumulate, (state.step + 1) * spec.accumulate):
+        image, classes, separation = feed.take(draw)
+        # Dropout draws from torch's global generator: seeding it by the draw makes it a function of (seed, step).
+        torch.manual_seed(int(np.random.SeedSequence((spec.seed, draw)).generate_state(1)[0]))
+        with torch.autocast(balance.device.type, DTYPES.get(spec.precision), enabled=spec.precision in DTYPES):
+            logits = state.network(image)
+        logits, classes, separation = centred(logits, classes, separation)
+        weights = pixel_weights(classes, separation, balance)
+        loss = share * patch_loss(logits, classes, weights, kind=spec.loss, reduction=spec.reduction)
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def centred(*maps: Tensor) -> list[Tensor]:
+    """The middles of maps (..., Y, X), as large as the smallest: what a network has computed, and what is known."""
+    side = min(one.shape[-1] for one in maps)
+    starts = [(one.shape[-1] - side) // 2 for one in maps]
+    return [one[..., a : a + side, a : a + side] for one, a in zip(maps, starts, strict=True)]
+
+
+def clipped_norm(network: nn.Module, longest: float) -> Tensor:
+    """Length of the gradient over all parameters; the gradient is shortened to `longest`, if that is not 0."""
+    parameters = list(network.parameters())
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if longest:
+        torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
+    return norm
+
+
+def retreat(state: TrainingState, recall: Recall | None) -> None:
+    """Go back to the last validation with half the learning rate; the second time, give up."""
+    lost = (
+        f"training: the loss is not finite, or its gradient far longer than before, in {state.skipped} steps in a row "
+        f"up to step {state.step}"
+    )
+    if recall is None or state.retreats:
+        raise ModelError(
+            f"{lost}; the last checkpoint is kept; lower learning_rate, set clip_norm, or check the images"
+        )
+    log.warning("%s; going back to step %d with half the learning rate, once", lost, state.anchor)
+    recall(state, state.anchor)
+    state.retreats += 1
+
+
+def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | None, speed: str) -> None:
     """Validate, add a row to the history, and keep the parameters if they are the best so far."""
-    since = state.step - int(state.history[-1]["step"] if state.history else 0)
     row: dict[str, Any] = {
         "step": state.step,
-        "learning_rate": learning_rate(spec, state.step - 1),
-        "loss": state.loss_sum / since,
+        "learning_rate": learning_rate(spec, state.step - 1, state.history) * 0.5**state.retreats,
+        "loss": state.loss_sum / max(state.losses, 1),
     }
     if validate is not None:
-        state.network.eval()
-        row |= validate(state.network)
-    best_before = max((past.get("iou", -1.0) for past in state.history), default=-1.0)
-    if validate is None or row["iou"] > best_before or not state.best:
-        state.best = {name: value.detach().cpu().clone() for name, value in state.network.state_dict().items()}
+        state.judged.eval()
+        row |= validate(state.judged)
     state.history.append(row)
-    state.loss_sum = 0.0
-    log.info(
-        "step %d of %d: %s", state.step, spec.steps, ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step")
-    )
+    state.loss_sum, state.losses = 0.0, 0
+    state.anchor = state.anchor if state.skipped else state.step
+    if best_row(state.history, spec.best_by) == len(state.history) - 1:
+        state.best = {name: value.detach().cpu().clone() for name, value in state.judged.state_dict().items()}
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
+    log.info("step %d of %d: %s; %s", state.step, spec.steps, numbers, speed)
+
+
+class Clock:
+    """How fast the training goes, and what share of the time it waits for patches."""
+
+    def __init__(self, feed: Feed, step: int) -> None:
+        self.feed = feed
+        self.seconds, self.steps = 0.0, 0
+        self.start(step)
+
+    def start(self, step: int) -> None:
+        """Begin to count at a step."""
+        self.begun, self.step = time.monotonic(), step
+        self.waited_s, self.pixels = self.feed.waited_s, self.feed.pixels
+
+    def stop(self, step: int) -> str:
+        """Count no more until the next start; pixels per second and share of waiting since the last one, in words."""
+        seconds = max(time.monotonic() - self.begun, 1e-9)
+        self.seconds, self.steps = self.seconds + seconds, self.steps + step - self.step
+        waited = (self.feed.waited_s - self.waited_s) / seconds
+        return f"{(self.feed.pixels - self.pixels) / seconds:.3g} pixels/s, waited for patches {100 * waited:.2g} %"
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean over all that was counted; 0 if nothing was."""
+        return self.seconds / self.steps if self.steps > 0 else 0.0

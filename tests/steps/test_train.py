@@ -1,5 +1,6 @@
 """Training through its stage: interrupted anywhere, the same bytes."""
 
+import logging
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, ModelError
-from unetpipe.manifests import read_manifest
+from unetpipe.manifests import Ledger, read_manifest
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.steps.train import train
 
@@ -66,7 +67,10 @@ def test_a_kill_at_any_moment_changes_no_byte(chain: Chain, tmp_path: Path) -> N
     [
         (("images/b", "labels/b"), TRAIN, ConfigError, "no sample of split train"),
         (INPUTS, replace(TRAIN, network=replace(NETWORK, channels=3)), ModelError, r"expected 3 channel\(s\).*came 1"),
-        (INPUTS, replace(TRAIN, network=replace(NETWORK, depth=2)), GeometryError, "use 48 or 52"),
+        (INPUTS, replace(TRAIN, network=replace(NETWORK, depth=4)), GeometryError, "use 188"),
+        (INPUTS[:1], replace(TRAIN, patience=1), ConfigError, "no sample of split val, which patience needs"),
+        (INPUTS[:1], replace(TRAIN, schedule="plateau"), ConfigError, "which schedule: plateau needs"),
+        (INPUTS, replace(TRAIN, precision="float16"), ConfigError, "float16 needs a GPU"),
     ],
 )
 def test_data_that_do_not_fit(
@@ -74,3 +78,52 @@ def test_data_that_do_not_fit(
 ) -> None:
     with pytest.raises(error, match=said):
         train([chain[name] for name in names], output=tmp_path / "models" / "m.json", spec=spec, code="t@1", threads=1)
+
+
+def test_validation_has_all_scores_and_chooses_by_the_one_asked_for(chain: Chain, tmp_path: Path) -> None:
+    spec = replace(TRAIN, steps=6, validate_every=1, best_by="validation_loss")
+    output = tmp_path / "models" / "m.json"
+    train([chain[name] for name in INPUTS], output=output, spec=spec, code="t@1", threads=2)
+    facts = read_manifest(output).facts
+    for row in facts["history"]:
+        assert {"validation_loss", "iou", "dice", "pixel_error"} < row.keys()
+        # One foreground class: Dice and IoU are functions of each other.
+        assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
+    lowest = min(facts["history"], key=lambda row: row["validation_loss"])
+    assert facts["kept_step"] == lowest["step"]
+
+
+def test_without_validation_images_the_last_parameters_are_kept(chain: Chain, tmp_path: Path) -> None:
+    output = tmp_path / "models" / "m.json"
+    train([chain[INPUTS[0]]], output=output, spec=TRAIN, code="t@1", threads=1)
+    facts = read_manifest(output).facts
+    assert facts["kept_step"] == 12
+    assert set(facts["history"][-1]) == {"step", "learning_rate", "loss"}
+
+
+@pytest.mark.parametrize("moment", ["append", "write_line", "publish", "write_manifest"])
+def test_a_kill_while_the_result_is_published_costs_no_step(
+    chain: Chain, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed in front of each part of the publication; in the end, the manifest has the bytes of the chain's own."""
+
+    class Killed(BaseException): ...
+
+    output = tmp_path / "models" / "m.json"
+    call = {"output": output, "spec": TRAIN, "code": "t@1", "threads": 1}
+    real = getattr(Ledger, moment)
+
+    def kill(ledger: Ledger, *arguments: object, **facts: object) -> None:
+        if moment != "write_line" or "closing" in arguments[0]:
+            raise Killed
+        real(ledger, *arguments, **facts)
+
+    with monkeypatch.context() as faults:
+        faults.setattr(Ledger, moment, kill)
+        with pytest.raises(Killed):
+            train([chain[name] for name in INPUTS], **call)
+    with caplog.at_level(logging.INFO):
+        train([chain[name] for name in INPUTS], **call)
+    assert "step 12 of 12" not in caplog.text
+    assert output.read_bytes() == chain["models/m"].read_bytes()
+    assert sorted(p.name for p in output.parent.iterdir()) == ["m", "m.json", "m.ledger"]

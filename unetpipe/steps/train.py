@@ -1,9 +1,12 @@
 """train: one network, from patches to parameters, resumable at any step."""
 
+import hashlib
 import json
 import logging
 import os
+import resource
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +15,31 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from unetpipe.checkpoints import read_latest_checkpoint, write_checkpoint, write_weights
+from unetpipe.checkpoints import (
+    forget_checkpoints,
+    read_checkpoint,
+    read_latest_checkpoint,
+    write_checkpoint,
+    write_weights,
+)
 from unetpipe.errors import ConfigError, ModelError
 from unetpipe.inference import choose_device, predict_image, usable_threads
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.losses import class_balance
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
-from unetpipe.metrics.pixels import iou
+from unetpipe.metrics.pixels import dice, iou, pixel_error
+from unetpipe.metrics.scores import macro_mean
 from unetpipe.metrics.tables import confusion
 from unetpipe.networks import build_network
 from unetpipe.patches import PatchStores, open_patches
+from unetpipe.progress import EventFiles, Progress
+from unetpipe.schedules import best_row
 from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
-from unetpipe.training import TrainingState, Validate, fit, start
+from unetpipe.training import Validate, fit
+from unetpipe.trainstate import TrainingState, restore, snapshot, start
 
 __all__ = ["train"]
 
@@ -35,7 +48,9 @@ log = logging.getLogger(__name__)
 VALIDATION_CORE = 512
 
 
-def train(inputs: Sequence[Path], *, output: Path, spec: TrainSpec, code: str, threads: int) -> None:
+def train(
+    inputs: Sequence[Path], *, output: Path, spec: TrainSpec, code: str, threads: int, workers: int | None = None
+) -> None:
     """Train one network.
 
     Reads
@@ -47,33 +62,54 @@ def train(inputs: Sequence[Path], *, output: Path, spec: TrainSpec, code: str, t
     ------
     output : manifest
         Beside it a folder with ``weights.safetensors``, its card ``card.json`` and ``history.csv``.
+
+    Notes
+    -----
+    Patches are read ahead by `workers` threads, by default as many as `threads` leaves, at most 2; their number
+    changes no result. Where tensorboard is installed, event files go to ``events/NAME`` beside the folder of the
+    models, and what the training took to ``costs/NAME.json``.
     """
     manifests = [read_manifest(path) for path in inputs]
     with open_ledger(output, stage="train", spec=spec, code=code, inputs=manifests) as ledger:
         if ledger.complete:
+            shutil.rmtree(aside_of(ledger), ignore_errors=True)
             return
         patches = [m for m in manifests if m.stage == "augment"]
-        check_patches(patches, spec)
+        side = seen_side(patches, spec)
+        check_validation(manifests, spec)
         device = prepared_device(threads)
-        state = resumed(start(build_network(spec.network, seed=spec.seed), spec, device), ledger)
+        state = first_state(spec, device)
+        take_up(state, ledger)
         intensity = patches[0].facts["intensity"]
         counts = np.sum([m.facts["class_counts"] for m in patches], axis=0)
         balance = class_balance(counts).tolist() if spec.balance else [1.0] * spec.network.classes
-        fit(
-            state,
-            spec,
-            PatchStores(tuple(open_patches(m.store) for m in patches)),
-            class_weights=balance,
-            validate=validation(manifests, spec, intensity, device),
-            save=lambda now: save(now, ledger),
-            device=device,
-        )
+        progress, events = Progress(spec.steps, sys.stderr), EventFiles(output.parents[1] / "events" / output.stem)
+        try:
+            seconds = fit(
+                state,
+                spec,
+                PatchStores(tuple(open_patches(m.store) for m in patches), side),
+                class_weights=balance,
+                validate=validation(manifests, spec, intensity, device, progress),
+                save=lambda now: save(now, ledger, events),
+                recall=lambda now, step: recall(now, step, ledger, spec, device),
+                watch=lambda now, pixels: progress.show(now.step, now.loss_sum / max(now.losses, 1), pixels),
+                workers=min(2, threads - 1) if workers is None else workers,
+                device=device,
+            )
+        finally:
+            progress.clear()
+            events.close()
+        write_cost(output, seconds, device)
         facts = {
             "network": json.loads(canonical_json(spec.network)),
             "intensity": intensity,
             "pixel_size_um": patches[0].facts["pixel_size_um"],
             "class_weights": balance,
+            "parameters": sum(parameter.numel() for parameter in state.network.parameters()),
             "steps": state.step,
+            "kept_step": int(state.history[best_row(state.history, spec.best_by)]["step"]),
+            "retreats": state.retreats,
         }
         publish(
             ledger,
@@ -83,18 +119,42 @@ def train(inputs: Sequence[Path], *, output: Path, spec: TrainSpec, code: str, t
         )
 
 
-def check_patches(patches: Sequence[Manifest], spec: TrainSpec) -> None:
-    """Hold the patches against the network."""
+def write_cost(output: Path, seconds_per_step: float, device: torch.device) -> None:
+    """Write what this run took, outside of the result, for no two runs take the same."""
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_bytes()
+    cost = {"seconds_per_step": round(seconds_per_step, 4), "peak_mb": round(peak / 1e6), "device": device.type}
+    path = output.parents[1] / "costs" / output.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps(cost).encode())
+
+
+def resident_bytes() -> int:
+    """Largest memory that this process has had so far."""
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:
+    """Side in px of what the network sees of each patch: all of it, or its largest legal part in the middle."""
     if not patches:
         raise ConfigError("samples.tsv: no sample of split train; mark at least one annotated image as train")
     for manifest in patches:
-        channels, input_px = manifest.facts["channels"], manifest.facts["input_px"]
+        channels = manifest.facts["channels"]
         if channels != spec.network.channels:
             raise ModelError(
                 f"{manifest.path}: expected {spec.network.channels} channel(s) as the network has, came {channels}; "
                 "set network.channels, or choose channels in the sample sheet"
             )
-        spec.network.geometry.output_side(input_px)
+    return spec.network.geometry.side_within(patches[0].facts["input_px"])
+
+
+def check_validation(manifests: Sequence[Manifest], spec: TrainSpec) -> None:
+    """What waits for better validations needs images to validate on."""
+    if not any(m.stage == "annotate" for m in manifests) and (spec.patience or spec.schedule == "plateau"):
+        raise ConfigError(
+            f"samples.tsv: no sample of split val, which {'patience' if spec.patience else 'schedule: plateau'} needs; "
+            "mark at least one annotated image as val"
+        )
 
 
 def prepared_device(threads: int) -> torch.device:
@@ -110,7 +170,14 @@ def prepared_device(threads: int) -> torch.device:
     return device
 
 
-def validation(manifests: Sequence[Manifest], spec: TrainSpec, intensity: Any, device: torch.device) -> Validate | None:
+def first_state(spec: TrainSpec, device: torch.device) -> TrainingState:
+    """The state before the first step."""
+    return start(build_network(spec.network, seed=spec.seed), spec, device)
+
+
+def validation(
+    manifests: Sequence[Manifest], spec: TrainSpec, intensity: Any, device: torch.device, progress: Progress
+) -> Validate | None:
     """A function that scores a network on the whole validation images; None if there are none."""
     images = {m.sample: m for m in manifests if m.stage == "ingest"}
     truths = [m for m in manifests if m.stage == "annotate"]
@@ -118,22 +185,36 @@ def validation(manifests: Sequence[Manifest], spec: TrainSpec, intensity: Any, d
         return None
 
     def validate(network: nn.Module) -> dict[str, float]:
+        progress.clear()
         table = np.zeros((spec.network.classes,) * 2, dtype=np.int64)
         loss, pixels = 0.0, 0
         for truth in truths:
             image, classes = validation_pair(images[truth.sample], truth, intensity)
-            probabilities = predict_image(
-                network, image, spec.network.geometry, core_side=VALIDATION_CORE, device=device
-            )
+            side = validation_core(spec, image.shape[1:])
+            probabilities = predict_image(network, image, spec.network.geometry, core_side=side, device=device)
             table += confusion(classes, probabilities.argmax(axis=0).astype(np.uint8), spec.network.classes)
             valid = classes != 255
             chosen = np.take_along_axis(probabilities, np.where(valid, classes, 0)[None].astype(np.int64), axis=0)[0]
             loss -= float(np.log(np.maximum(chosen[valid], 1e-7), dtype=np.float64).sum())
             pixels += int(valid.sum())
-        foreground = [score.value for score in iou(table)[1:] if score.defined]
-        return {"validation_loss": loss / max(pixels, 1), "iou": float(np.mean(foreground)) if foreground else 0.0}
+        return {"validation_loss": loss / max(pixels, 1), **scores(table)}
 
     return validate
+
+
+def validation_core(spec: TrainSpec, shape: tuple[int, ...]) -> int:
+    """Side in px of the cores of a validation image: one core where the network cannot be tiled."""
+    geometry = spec.network.geometry
+    return VALIDATION_CORE if geometry.tileable else -(-max(shape) // geometry.stride) * geometry.stride
+
+
+def scores(table: NDArray[np.int64]) -> dict[str, float]:
+    """Scores of a (K, K) table: IoU and Dice as means over the classes but the first; the worst where not defined."""
+    found = {"iou": macro_mean(iou(table)[1:]), "dice": macro_mean(dice(table)[1:])}
+    error = pixel_error(table)
+    return {name: score.value if score.defined else 0.0 for name, score in found.items()} | {
+        "pixel_error": error.value if error.defined else 1.0
+    }
 
 
 def validation_pair(image: Manifest, truth: Manifest, intensity: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -143,36 +224,56 @@ def validation_pair(image: Manifest, truth: Manifest, intensity: Any) -> tuple[N
     return normalise(plane.read_whole(), limits), open_plane(truth.store / "classes" / "0").read_whole()
 
 
-def save(state: TrainingState, ledger: Ledger) -> None:
-    """Write a checkpoint."""
-    tensors = {f"network.{name}": value for name, value in state.network.state_dict().items()}
+def save(state: TrainingState, ledger: Ledger, events: EventFiles) -> None:
+    """Write a checkpoint; the one that a lost training goes back to stays."""
+    tensors, plain = snapshot(state)
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
-    for number, entry in state.optimiser.state_dict()["state"].items():
-        tensors[f"momentum.{number}"] = entry["momentum_buffer"]
-    plain = {"step": state.step, "loss_sum": state.loss_sum, "history": state.history}
-    write_checkpoint(ledger.store / "checkpoints", state.step, tensors, plain)
+    write_checkpoint(folder_of(ledger), state.step, tensors, plain, owner=owner_of(ledger), keep=state.anchor)
+    events.follow(state.history)
 
 
-def resumed(state: TrainingState, ledger: Ledger) -> TrainingState:
-    """The state of the last checkpoint, if there is one of this very training."""
-    found = read_latest_checkpoint(ledger.store / "checkpoints")
+def recall(state: TrainingState, step: int, ledger: Ledger, spec: TrainSpec, device: torch.device) -> None:
+    """Put a state back to what was saved behind a step, or to the first one, and forget what came later."""
+    if step:
+        put_back(state, *read_checkpoint(folder_of(ledger), step, owner=owner_of(ledger)))
+    else:
+        put_back(state, *snapshot(first_state(spec, device)))
+    forget_checkpoints(folder_of(ledger), behind=step)
+
+
+def put_back(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """Put what `save` wrote into a state."""
+    restore(state, tensors, plain)
+    state.best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+
+
+def take_up(state: TrainingState, ledger: Ledger) -> None:
+    """Put a state to the last checkpoint, if there is one of this very training."""
+    folder, aside = folder_of(ledger), aside_of(ledger)
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    found = read_latest_checkpoint(folder, owner=owner_of(ledger))
     if found is None:
-        return state
-    tensors, plain = found
-    state.network.load_state_dict(
-        {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-    )
-    state.best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-    optimiser = state.optimiser.state_dict()
-    optimiser["state"] = {
-        int(k.removeprefix("momentum.")): {"momentum_buffer": v}
-        for k, v in tensors.items()
-        if k.startswith("momentum.")
-    }
-    state.optimiser.load_state_dict(optimiser)
-    state.step, state.loss_sum, state.history = plain["step"], plain["loss_sum"], plain["history"]
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    put_back(state, *found)
+    forget_checkpoints(folder, behind=state.step)
     log.info("going on behind step %d", state.step)
-    return state
+
+
+def folder_of(ledger: Ledger) -> Path:
+    """Where the checkpoints of a training lie."""
+    return ledger.store / "checkpoints"
+
+
+def aside_of(ledger: Ledger) -> Path:
+    """Where they lie while the result is published, for that lists all that is in the store."""
+    return ledger.store.with_name(f".{ledger.store.name}.checkpoints")
+
+
+def owner_of(ledger: Ledger) -> str:
+    """Digest of what is trained, how, by which code, and on what."""
+    return hashlib.sha256(canonical_json(ledger.identity).encode()).hexdigest()
 
 
 def publish(ledger: Ledger, state: TrainingState, facts: dict[str, Any], circumstances: dict[str, Any]) -> None:
@@ -181,6 +282,8 @@ def publish(ledger: Ledger, state: TrainingState, facts: dict[str, Any], circums
     card = {"sha256": digest, **facts, "circumstances": circumstances}
     write_file(ledger.store / "card.json", json.dumps(card, indent=1, sort_keys=True).encode())
     write_file(ledger.store / "history.csv", pd.DataFrame(state.history).to_csv(index=False).encode())
-    shutil.rmtree(ledger.store / "checkpoints", ignore_errors=True)
     ledger.append("weights", digest)
+    shutil.rmtree(aside_of(ledger), ignore_errors=True)
+    folder_of(ledger).rename(aside_of(ledger))
     ledger.publish({**facts, "weights": digest, "history": state.history})
+    shutil.rmtree(aside_of(ledger), ignore_errors=True)
