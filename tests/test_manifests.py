@@ -183,3 +183,20 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_gets_its_name_only_if_its_check_agrees(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def check(partial: Path) -> None:
+        assert partial != path
+        if partial.read_bytes() != b"good":
+            raise StoreError("bad")
+
+    with pytest.raises(StoreError, match="bad"):
+        write_file(path, b"evil", check=check)
+    assert list(tmp_path.iterdir()) == []
+    write_file(path, b"good", check=check)
+    with pytest.raises(StoreError, match="bad"):
+        write_file(path, b"evil", check=check)
+    assert [(p, p.read_bytes()) for p in tmp_path.iterdir()] == [(path, b"good")]
