@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from unetpipe import reference
-from unetpipe.config import read_config, read_yaml, spec_from_json
+from unetpipe.config import read_config
+from unetpipe.documents import read_yaml
 from unetpipe.errors import ConfigError
+from unetpipe.netspecs import DilatedUnetSpec, KerasUnetSpec, PaddedUnetSpec
+from unetpipe.parsing import spec_from_json
 from unetpipe.sheet import check_name
-from unetpipe.specs import AnnotateSpec, UnetSpec
+from unetpipe.specs import AnnotateSpec, TrainSpec, UnetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SHEET = "sample\timage\tannotation\tsplit\nb\tb.tif\tb.png\ttrain\na\ta.tif\ta.png\ttest\np\tp.tif\t\tpredict\n"
@@ -36,8 +39,8 @@ def test_specs_come_from_sections_rows_and_networks(config) -> None:
         classes=["bg", "cell", "dirt"], models={"m": {"steps": 7, "network": {"depth": 1}}}, train={"seed": 3}
     )
     assert json.loads(found.spec("annotate", "a"))["n_classes"] == 3
-    assert found.models["m"].network == UnetSpec(depth=1, classes=3)
-    assert (found.models["m"].steps, found.models["m"].seed) == (7, 3)
+    assert found.models["m"].spec.network == UnetSpec(depth=1, classes=3)
+    assert (found.models["m"].spec.steps, found.models["m"].spec.seed) == (7, 3)
     assert json.loads(found.spec("augment"))["output_px"] == 60 - 16
     assert found.by_split == {"train": ["b"], "val": [], "test": ["a"], "predict": ["p"]}
 
@@ -80,17 +83,144 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ({"augment": {"output_px": 5}}, "augment.output_px: follows from other keys"),
         ({"models": {}}, "models: expected at least one model"),
         ({"models": {"m": {"network": {"depht": 2}}}}, "network.depht: unknown key 'depht'; did you mean depth"),
+        (
+            {"models": {"m": {"network": {"family": "unte"}}}},
+            "m.network.family: unknown family 'unte'; did you mean unet",
+        ),
+        (
+            {"models": {"m": {"network": {"family": 3}}}},
+            "m.network.family: unknown family '3'; known: unet, padded_unet",
+        ),
+        (
+            {"models": {"m": {"network": {"family": "padded_unet", "depth": 2}}}},
+            "m.network.depth: unknown key 'depth'; known: family, features",
+        ),
+        (
+            {"models": {"m": {"network": {"family": "dilated_unet", "form": "exact"}}}},
+            "m.network.form: expected 'printed', 'valid' or 'aligned', came 'exact'",
+        ),
+        ({"models": {"m": {"network": {"family": "padded_unet", "features": [4, 1]}}}}, "m.network.features: expected"),
+        ({"models": {"m": {"network": {"family": "padded_unet", "features": 4}}}}, "m.network.features: expected"),
+        (
+            {"models": {"m": {"network": {"head": "sigmoid"}}}, "classes": ["a", "b", "c"]},
+            "m.network.head: sigmoid is for 2 classes, came 3 classes",
+        ),
+        ({"models": {"m": {"network": {"depth": 0}}}}, "m.network.depth: expected a value at least 1, came 0"),
         ({"models": {"../m": {}}}, "name '../m' is not usable"),
+        ({"models": {"m": {"preset": "paper2051"}}}, "unknown preset 'paper2051'; did you mean paper2015"),
+        ({"models": {"m": {"seeds": [1, 1]}}}, "models.m.seeds: expected a list of different whole numbers"),
+        ({"folds": 1}, "folds: expected 0 or a whole number from 2 on, came 1"),
+        ({"folds": 2}, "folds: expected at most one per training sample .1., came 2"),
+        ({"ensembles": {"e": ["n"]}}, "ensembles.e: unknown model 'n'; known: m"),
+        ({"ensembles": {"e": []}}, "ensembles.e: expected a list of models, came none"),
+        ({"ensembles": {"m": ["m"]}}, "ensembles.m: there is a model of this name"),
+        ({"ensembles": {"e": "m"}}, "ensembles.e: expected a list of names, came 'm'"),
         ({"classes": ["one"]}, "classes: expected a list of two or more"),
         ({"segment": {"foreground": 2}}, "segment.foreground: expected 1 to 1"),
         ({"samples": "absent.tsv"}, "absent.tsv: no such file"),
     ],
 )
-def test_mistakes_in_the_configuration(config, sections: dict[str, object], said: str) -> None:
+def test_mistakes_in_the_configuration(config, sections: dict[str, object], said: str, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match=said) as caught:
         config(**sections)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 290
+
+
+FOUR = "sample\timage\tannotation\tsplit\n" + "".join(
+    f"{name}\t{name}.tif\t{name}.png\t{split}\n"
+    for name, split in (("d", "train"), ("a", "train"), ("c", "train"), ("b", "train"), ("v", "val"), ("t", "test"))
+)
+
+
+def test_seeds_and_folds_take_an_entry_apart(config) -> None:
+    entry = {"network": {"depth": 2}, "seeds": [4, 5]}
+    found = config(FOUR, models={"m": entry, "n": {"network": {"depth": 2}, "seed": 8}}, folds=2)
+    assert list(found.models) == ["m-s4-f0", "m-s4-f1", "m-s5-f0", "m-s5-f1", "n-f0", "n-f1"]
+    assert {name: model.spec.seed for name, model in found.models.items() if name.endswith("f1")} == {
+        "m-s4-f1": 4,
+        "m-s5-f1": 5,
+        "n-f1": 8,
+    }
+    # In the order of their names the samples take the folds in turn.
+    assert found.folds == {"a": 0, "b": 1, "c": 0, "d": 1}
+    assert found.seen("n-f0") == ["b", "d"] and found.scored("n-f0") == ["a", "c", "t"]
+    assert found.groups == {"m": ["m-s4-f0", "m-s4-f1", "m-s5-f0", "m-s5-f1"], "n": ["n-f0", "n-f1"]}
+    for name in found.models:
+        assert not {*found.seen(name)} & {*found.scored(name)}
+        assert {*found.seen(name), *found.scored(name)} == {"a", "b", "c", "d", "t"}
+
+
+def test_folds_may_stand_in_the_sheet(config) -> None:
+    lines = FOUR.splitlines()
+    folds = ["fold", "7", "2", "2", "7", "", ""]
+    sheet = "\n".join(f"{line}\t{fold}" for line, fold in zip(lines, folds, strict=True))
+    found = config(sheet)
+    assert found.folds == {"a": 2, "b": 7, "c": 2, "d": 7}
+    assert list(found.models) == ["m-f2", "m-f7"]
+    with pytest.raises(ConfigError, match="leave out one of them"):
+        config(sheet, folds=2)
+    with pytest.raises(ConfigError, match="sample d: fold: expected a number"):
+        config("\n".join([lines[0] + "\tfold", lines[1] + "\t", *(line + "\t1" for line in lines[2:])]))
+
+
+def test_ensembles_have_the_networks_of_their_entries(config) -> None:
+    entry = {"network": {"depth": 2}}
+    found = config(
+        FOUR, models={"m": entry | {"seeds": [1, 2]}, "n": entry}, ensembles={"all": ["n", "m"], "e": ["m-s2"]}
+    )
+    assert found.ensembles == {"all": ("m-s1", "m-s2", "n"), "e": ("m-s2",)}
+    assert found.applied == ["m-s1", "m-s2", "n", "all", "e"]
+    assert found.members("all") == ("m-s1", "m-s2", "n") and found.members("n") == ("n",)
+    assert found.scored("all") == ["t"]
+    assert found.groups["all"] == ["all"]
+
+
+def test_presets_come_between_train_and_the_entry(config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    entry = {"preset": "s004", "learning_rate": 0.5, "network": {"base_width": 3, "depth": 2}}
+    found = config(models={"m": entry}, train={"optimiser": "sgd", "steps": 9, "learning_rate": 0.25})
+    spec = found.models["m"].spec
+    assert (spec.optimiser, spec.steps, spec.learning_rate, spec.accumulate) == ("adam", 9, 0.5, 2)
+    assert spec.network == KerasUnetSpec(base_width=3, depth=2)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config/presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_whole_and_every_key_says_where_it_comes_from(path: Path, config, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    # 572 is legal for the network of 2015, and the others see its middle.
+    spec = config(models={"m": {"preset": path.stem}, "u": {}}, augment={"input_px": 572}).models["m"].spec
+    keys = read_yaml(path)
+    assert spec.loss == keys["loss"] and spec.network.family == keys["network"]["family"]
+    assert path.read_text().startswith("# ")
+
+
+def test_every_family_can_be_configured(config) -> None:
+    networks = {
+        "a": {"depth": 2},
+        "b": {"family": "padded_unet", "features": [4, 8], "up": "bilinear"},
+        "c": {"family": "dilated_unet", "depth": 1, "form": "valid"},
+        "d": {"family": "keras_unet", "depth": 2, "head_relu": False},
+    }
+    found = config(models={name: {"network": network} for name, network in networks.items()})
+    assert found.models["b"].spec.network == PaddedUnetSpec(features=(4, 8), up="bilinear")
+    assert found.models["c"].spec.network == DilatedUnetSpec(depth=1, form="valid")
+    assert found.models["d"].spec.network == KerasUnetSpec(depth=2, head_relu=False)
+    assert found.network_modules("d") == ["unetpipe.networks.keras_unet"]
+    assert spec_from_json(TrainSpec, found.spec("train", "b"), "train --spec") == found.models["b"].spec
+    # Legal for the first and the second; the others see what is legal in the middle of it.
+    assert json.loads(found.spec("augment"))["output_px"] == 20
+    schema = Draft202012Validator(reference.schema())
+    for network in networks.values():
+        schema.validate({"models": {"m": {"network": network}}})
+    for network in ({"family": "padded_unet", "depth": 2}, {"features": [4]}, {"family": "unte"}):
+        assert not schema.is_valid({"models": {"m": {"network": network}}})
+
+
+def test_a_spec_without_a_family_is_told_the_families() -> None:
+    with pytest.raises(ConfigError, match=r"train --spec\.network\.family: expected one of unet, padded_unet, .* none"):
+        spec_from_json(TrainSpec, '{"network": {"depth": 2}}', "train --spec")
 
 
 @pytest.mark.parametrize(("side", "nearest"), [(61, "60 or 64"), (43, "44")])

@@ -10,6 +10,7 @@ from unetpipe.geometry import Box, TileGrid
 from unetpipe.inference import predict_image, predict_tiles, read_window
 from unetpipe.networks import build_network
 from unetpipe.specs import UnetSpec
+from unetpipe.symmetries import GROUPS
 
 CPU = torch.device("cpu")
 SPEC = UnetSpec(depth=2, base_width=4, classes=3)
@@ -63,13 +64,12 @@ def test_order_and_workers_change_nothing() -> None:
     for order, workers in ((1, 1), (-1, 4)):
         result = np.full((3, 70, 61), np.nan, dtype=np.float32)
 
-        def write(tile, core, result=result):
-            result[(slice(None), *tile.core.slices)] = core
+        def write(core, probabilities, result=result):
+            result[(slice(None), *core.slices)] = probabilities
 
         predict_tiles(
-            NETWORK,
-            list(grid)[::order],
-            shape=(70, 61),
+            [(NETWORK, grid)],
+            [tile.core for tile in grid][::order],
             read=lambda box: image[(slice(None), *box.slices)],
             write=write,
             device=CPU,
@@ -99,9 +99,57 @@ def test_failure_in_a_tile_ends_the_run() -> None:
         raise GeometryError("no such pixels")
 
     with pytest.raises(GeometryError, match="no such pixels"):
-        predict_tiles(NETWORK, grid, shape=(64, 64), read=read, write=lambda t, p: None, device=CPU)
+        predict_tiles([(NETWORK, grid)], [grid.tile(0).core], read=read, write=lambda c, p: None, device=CPU)
 
 
 def test_a_core_of_the_wrong_phase_is_refused() -> None:
     with pytest.raises(GeometryError, match="use 16 or 20"):
         predict_image(NETWORK, np.zeros((1, 50, 50), np.float32), SPEC.geometry, core_side=18, device=CPU)
+
+
+def test_several_networks_and_forms_are_averaged() -> None:
+    """Two networks of different geometry, in all 8 forms, against the mean of 16 single predictions."""
+    image = np.random.default_rng(5).random((1, 37, 50), dtype=np.float32)
+    specs = [SPEC, UnetSpec(depth=1, base_width=4, classes=3)]
+    networks = [build_network(spec, seed=seed).eval() for seed, spec in enumerate(specs)]
+    found = np.zeros((3, 37, 50), np.float32)
+
+    def write(core, probabilities):
+        found[(slice(None), *core.slices)] = probabilities
+
+    grids = [TileGrid(shape=(37, 50), core_side=16, geometry=spec.geometry) for spec in specs]
+    predict_tiles(
+        list(zip(networks, grids, strict=True)),
+        [tile.core for tile in grids[0]],
+        read=lambda box: image[(slice(None), *box.slices)],
+        write=write,
+        device=CPU,
+        symmetries=GROUPS["d4"],
+    )
+    single = [
+        predict_image(network, image, spec.geometry, core_side=16, device=CPU, symmetries=[symmetry])
+        for network, spec in zip(networks, specs, strict=True)
+        for symmetry in GROUPS["d4"]
+    ]
+    assert np.abs(found - np.mean(single, axis=0)).max() < 1e-6
+
+
+@pytest.mark.parametrize("group", ["rot4", "d4", "paper7"])
+def test_turned_and_flipped_forms_do_not_depend_on_the_tiles(group: str) -> None:
+    image = np.random.default_rng(6).random((1, 61, 45), dtype=np.float32)
+    tiled, whole = (
+        predict_image(NETWORK, image, SPEC.geometry, core_side=side, device=CPU, symmetries=GROUPS[group])
+        for side in (12, 64)
+    )
+    assert np.abs(tiled - whole).max() < 1e-5
+
+
+def test_all_forms_together_commute_with_turning_and_flipping() -> None:
+    """With all 8 forms, a turned image gives the turned result, where the turned window has the same phase."""
+    image = np.random.default_rng(8).random((1, 44, 44), dtype=np.float32)
+
+    def predicted(pixels):
+        return predict_image(NETWORK, pixels, SPEC.geometry, core_side=44, device=CPU, symmetries=GROUPS["d4"])
+
+    assert np.abs(predicted(np.rot90(image, 1, (1, 2)).copy()) - np.rot90(predicted(image), 1, (1, 2))).max() < 1e-6
+    assert np.abs(predicted(image[:, :, ::-1].copy()) - predicted(image)[:, :, ::-1]).max() < 1e-6

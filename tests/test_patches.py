@@ -29,13 +29,20 @@ def filled(folder: Path, count: int) -> tuple[PatchStore, list[tuple[np.ndarray,
 def test_what_is_written_is_read_by_one_number_over_all_samples(tmp_path: Path) -> None:
     counts = (BLOCK + 3, 1, BLOCK)
     parts = [filled(tmp_path / str(n), n) for n in counts]
-    stores, every = PatchStores(tuple(s for s, _ in parts)), [p for _, patches in parts for p in patches]
+    stores, every = PatchStores(tuple(s for s, _ in parts), 12), [p for _, patches in parts for p in patches]
     assert len(stores) == sum(counts)
     for index, expected in enumerate(every):
         for found, wanted in zip(stores.read(index), expected, strict=True):
             assert found.tobytes() == wanted.tobytes()
     with pytest.raises(IndexError):
         stores.read(sum(counts))
+
+
+def test_a_network_may_see_the_middle_of_each_image(tmp_path: Path) -> None:
+    store, patches = filled(tmp_path / "p", 1)
+    image, classes, weights = PatchStores((store,), 8).read(0)
+    assert np.array_equal(image, patches[0][0][:, 2:10, 2:10])
+    assert np.array_equal(classes, patches[0][1]) and np.array_equal(weights, patches[0][2])
 
 
 def test_an_interrupted_store_is_opened_and_not_emptied(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from unetpipe import __version__
 from unetpipe.errors import Interrupted, UnetpipeError
-from unetpipe.specs import PhantomSpec
+from unetpipe.specs import ImportSpec, PhantomSpec
 
 __all__ = ["main"]
 
@@ -21,7 +21,8 @@ MAX_LINE = 300
 app = typer.Typer(
     name="unetpipe",
     help="U-Net segmentation of microscopy, from a sample sheet to segmented slides and a report.\n\n"
-    "Each command is one stage of the workflow, and runs alone just as Snakemake runs it.",
+    "Each command is one stage of the workflow, and runs alone just as Snakemake runs it; export and import bring "
+    "networks out and in.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -69,11 +70,11 @@ def end(message: str, code: int) -> NoReturn:
 
 def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., None]) -> None:
     """Set up a stage, parse its settings, and call it with them."""
-    from unetpipe import config, fingerprint, signals
+    from unetpipe import config, fingerprint, parsing, signals
 
     set_up_logging(log)
     signals.listen()
-    parsed: Any = config.spec_from_json(config.STAGE_SPECS[verb], spec, f"{verb} --spec")
+    parsed: Any = parsing.spec_from_json(config.STAGE_SPECS[verb], spec, f"{verb} --spec")
     module = f"unetpipe.steps.{verb}"
     step = getattr(importlib.import_module(module), verb)
     call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
@@ -189,15 +190,15 @@ def train(
 @app.command()
 def predict(
     image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
-    model: Annotated[Path, typer.Argument(help="Manifest of the trained model.")],
+    models: Annotated[list[Path], typer.Argument(help="Manifests of trained models; several are averaged.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
     threads: Threads = 8,
 ) -> None:
-    """Apply a network to an image or slide by seamless overlap-tile inference."""
-    run("predict", spec, code, log, lambda step, **rest: step(image, model, output=output, threads=threads, **rest))
+    """Apply a network, or several, to an image or slide by seamless overlap-tile inference."""
+    run("predict", spec, code, log, lambda step, **rest: step(image, models, output=output, threads=threads, **rest))
 
 
 @app.command()
@@ -237,3 +238,57 @@ def report(
 ) -> None:
     """Write one page with settings, curves, scores and pictures."""
     run("report", spec, code, log, lambda step, **rest: step(manifests, output=output, **rest))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Manifest of the trained or imported model.")],
+    output: Annotated[Path, typer.Option(help="Folder to write to; made if there is none.")],
+    form: Annotated[
+        Literal["safetensors", "torch", "onnx"],
+        typer.Option("--format", help="Parameters, or a program that needs no unetpipe: torch.export (.pt2) or ONNX."),
+    ] = "safetensors",
+    side: Annotated[
+        int | None,
+        typer.Option(help="Side in px of the window that a program takes; by default the smallest with a 512 px core."),
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Write a trained network for other software, with the rule for tiling, and check what was written."""
+    from unetpipe.steps.export import export as step
+
+    set_up_logging(log)
+    step(model, output=output, form=form, side=side)
+
+
+@app.command("import")
+def import_(
+    weights: Annotated[
+        Path,
+        typer.Argument(help="State dict of a padded U-Net with batch norm: .pt or .pth (tensors only), .safetensors."),
+    ],
+    output: Annotated[Path, typer.Option(help="Manifest to write: results/models/NAME.json.")],
+    intensity: Annotated[
+        Literal["range", "percentile"],
+        typer.Option(help="What became 0 and 1: the data type's range, or the image's 1st and 99.8th percentile."),
+    ] = "range",
+    pixel_size_um: Annotated[
+        float | None, typer.Option(help="Pixel size in um that the network was trained on; unknown if none.")
+    ] = None,
+    align_corners: Annotated[
+        bool,
+        typer.Option(
+            help="Bilinear networks only: corner pixels on corner pixels, as published; such a network cannot be tiled."
+        ),
+    ] = True,
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """Take public weights as a model that predicts like a trained one."""
+    from unetpipe import fingerprint, signals
+    from unetpipe.steps.import_ import import_ as step
+
+    set_up_logging(log)
+    signals.listen()
+    spec = ImportSpec(intensity=intensity, pixel_size_um=pixel_size_um, align_corners=align_corners)
+    step(weights, output=output, spec=spec, code=code or fingerprint.fingerprint("unetpipe.steps.import_"))

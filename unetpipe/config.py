@@ -1,20 +1,20 @@
-"""config.yaml and samples.tsv to specs: the only place that parses what people write."""
+"""config.yaml and samples.tsv to the specs of all stages, samples and models."""
 
 import dataclasses
 import hashlib
 import json
 import sys
-import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
+from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
-from unetpipe.sheet import SPLITS, Sample, check_name, read_samples, read_text, unknown
+from unetpipe.models import Model, folds_of, members, read_entries, seeded
+from unetpipe.parsing import spec_from_json
+from unetpipe.sheet import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
     AugmentSpec,
@@ -30,9 +30,8 @@ from unetpipe.specs import (
     canonical_json,
 )
 
-__all__ = ["Config", "read_config", "spec_from_json", "workflow_config"]
+__all__ = ["Config", "read_config", "workflow_config"]
 
-SpecType = TypeVar("SpecType")
 
 SECTIONS: dict[str, type] = {
     "simulate": SimulateSpec,
@@ -55,7 +54,7 @@ DERIVED = {
     "augment": {"output_px"},
     "train": {"network"},
     "evaluate": {"n_classes"},
-    "report": {"config"},
+    "report": {"config", "groups"},
 }
 
 
@@ -69,8 +68,12 @@ class Config:
         Names of the classes; the first is background.
     sections : dict
         One spec per stage, as configured.
-    models : dict of str to TrainSpec
+    models : dict of str to Model
         One training per model.
+    ensembles : dict of str to tuple of str
+        Models whose probabilities are averaged.
+    folds : dict of str to int
+        Fold of each training sample; empty without cross-validation.
     sheet : Path
         The sample sheet.
     samples : dict of str to Sample
@@ -81,7 +84,9 @@ class Config:
 
     classes: tuple[str, ...]
     sections: dict[str, Any]
-    models: dict[str, TrainSpec]
+    models: dict[str, Model]
+    ensembles: dict[str, tuple[str, ...]]
+    folds: dict[str, int]
     sheet: Path
     samples: dict[str, Sample]
     document: dict[str, Any]
@@ -92,13 +97,41 @@ class Config:
         return {split: sorted(s.name for s in self.samples.values() if s.split == split) for split in SPLITS}
 
     @property
-    def shown(self) -> list[str]:
-        """Samples that are segmented: those to be evaluated and those to be predicted only."""
-        return sorted(self.by_split["test"] + self.by_split["predict"])
+    def applied(self) -> list[str]:
+        """Models and ensembles: everything that predicts."""
+        return [*self.models, *self.ensembles]
 
-    def network_module(self, model: str) -> str:
-        """Module of a model's network family: it is chosen at run time, so its code is named for the fingerprint."""
-        return f"unetpipe.networks.{self.models[model].network.family}"
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Models of each entry, and each ensemble by itself."""
+        groups: dict[str, list[str]] = {}
+        for name in self.applied:
+            groups.setdefault(self.models[name].entry if name in self.models else name, []).append(name)
+        return groups
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """Models that predict together under a name: those of an ensemble, or the model itself."""
+        return self.ensembles.get(name, (name,))
+
+    def seen(self, model: str) -> list[str]:
+        """Training samples of a model: all but those of its fold."""
+        fold = self.models[model].fold
+        return [name for name in self.by_split["train"] if fold is None or self.folds[name] != fold]
+
+    def scored(self, name: str) -> list[str]:
+        """Samples that a model or ensemble is evaluated on: those of split test, and those of its fold."""
+        fold = self.models[name].fold if name in self.models else None
+        held_out = [sample for sample, its in self.folds.items() if its == fold]
+        return sorted(self.by_split["test"] + held_out)
+
+    def shown(self, name: str) -> list[str]:
+        """Samples that a model or ensemble segments: those to be evaluated and those to be predicted only."""
+        return sorted(self.scored(name) + self.by_split["predict"])
+
+    def network_modules(self, name: str) -> list[str]:
+        """Modules of the network families of a model or ensemble: they are chosen at run time, so that the
+        fingerprint must be told of them."""
+        return sorted({f"unetpipe.networks.{self.models[one].spec.network.family}" for one in self.members(name)})
 
     @property
     def simulated(self) -> str:
@@ -118,8 +151,10 @@ class Config:
             spec = self.samples[name].ingest
         elif stage == "annotate":
             spec = dataclasses.replace(spec, plane=self.samples[name].annotation_plane)
+        elif stage == "report":
+            spec = dataclasses.replace(spec, groups=canonical_json(self.groups))
         elif stage == "train":
-            spec = self.models[name]
+            spec = self.models[name].spec
         return canonical_json(spec)
 
 
@@ -151,74 +186,6 @@ def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Conf
     return config
 
 
-def spec_from_json(kind: type[SpecType], text: str, where: str) -> SpecType:
-    """Parse and check one spec.
-
-    Raises
-    ------
-    ConfigError
-        With the place, what was expected and what came, in one line.
-    """
-    try:
-        parsed: SpecType = adapter(kind).validate_json(text, strict=True)
-        return parsed
-    except ValidationError as error:
-        raise ConfigError(describe(error, kind, where)) from None
-
-
-@typing.no_type_check
-def adapter(kind):
-    """Pydantic's parser of a spec; unknown keys are refused."""
-    return TypeAdapter(kind)
-
-
-def describe(error: ValidationError, kind: Any, where: str) -> str:
-    """The first fault of a spec, as one line for people."""
-    first = error.errors()[0]
-    # Union branches and list positions are pydantic's business; keys are the reader's.
-    place = ".".join([where, *(p for p in first["loc"] if isinstance(p, str) and p.isidentifier())])
-    came = repr(first["input"])[:60]
-    if first["type"] == "unexpected_keyword_argument":
-        holder: Any = kind
-        for part in first["loc"][:-1]:
-            holder = next((field.type for field in dataclasses.fields(holder) if field.name == part), holder)
-        return f"{place}: {unknown(str(first['loc'][-1]), [field.name for field in dataclasses.fields(holder)])}"
-    if first["type"] == "value_error":
-        return f"{where}.{first['ctx']['error']}"
-    wanted = first["msg"].replace("Input should be", "expected").replace("a valid i", "an i").replace("a valid ", "a ")
-    return f"{place}: {wanted}, came {came}"
-
-
-class Loader(yaml.SafeLoader):
-    """YAML without duplicate keys, and without aliases, which can expand without bound."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        double = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-        if double is not None:
-            raise yaml.YAMLError(f"key {double!r} stands twice, again in line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
-    try:
-        data = yaml.load(read_text(path), Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path}{where}: not valid YAML: {reason}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected sections with keys, came {type(data).__name__}")
-    return data
-
-
 def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Config:
     """Read and check a configuration with its sample sheet.
 
@@ -239,13 +206,13 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         For the first mistake: file, row or key, what was expected, what came.
     """
     where, data = (name, source) if isinstance(source, dict) else (str(source), read_yaml(source))
-    known = {"samples", "classes", "models", *SECTIONS}
+    known = {"samples", "classes", "models", "ensembles", "folds", *SECTIONS}
     for name in data:
         if name not in known:
             raise ConfigError(f"{where}: {unknown(str(name), sorted(known))}")
     classes = class_names(data.get("classes", ["background", "foreground"]), where)
-    given = {name: mapping(data.get(name), f"{where}: {name}") for name in SECTIONS}
-    models = read_models(data.get("models"), given["train"], classes, where)
+    given = {name: section(data, name, where) for name in SECTIONS}
+    entries = read_entries(data.get("models"), given["train"], classes, where)
     given["annotate"] |= {"n_classes": len(classes)}
     given["evaluate"] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(data)}
@@ -254,7 +221,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         for name, kind in SECTIONS.items()
         if name != "train" and (name != "simulate" or "simulate" in data)
     }
-    sections["augment"] = fitted_patches(sections["augment"], models, where)
+    sections["augment"] = fitted_patches(sections["augment"], [spec for spec, _ in entries.values()], where)
     foreground = sections["segment"].foreground
     if foreground >= len(classes):
         raise ConfigError(
@@ -262,20 +229,49 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         )
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
     samples = read_samples(sheet, sections["ingest"].pixel_size_um)
-    return Config(classes=classes, sections=sections, models=models, sheet=sheet, samples=samples, document=data)
+    try:
+        folds = folds_of(samples, whole_number(data.get("folds", 0), "folds"), str(sheet))
+        numbers, models = sorted(set(folds.values())), dict[str, Model]()
+        for entry, (spec, seeds) in entries.items():
+            models |= seeded(entry, spec, seeds, numbers)
+        ensembles = {
+            str(name): members(str(name), names_in(wanted, f"ensembles.{name}"), models)
+            for name, wanted in mapping(data.get("ensembles"), "ensembles").items()
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return Config(
+        classes=classes,
+        sections=sections,
+        models=models,
+        ensembles=ensembles,
+        folds=folds,
+        sheet=sheet,
+        samples=samples,
+        document=data,
+    )
 
 
-def mapping(value: Any, where: str) -> dict[str, Any]:
-    """A section's keys without those that are derived; an empty section has none."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected keys with values, came {value!r:.60}")
-    hidden = DERIVED.get(where.rpartition(" ")[2], set())
-    for name in value:
-        if name in hidden:
-            raise ConfigError(f"{where}.{name}: follows from other keys or from the sample sheet; leave it out")
-    return dict(value)
+def whole_number(value: Any, place: str) -> int:
+    """A number of things: 0, or at least 2."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0 or value == 1:
+        raise ConfigError(f"{place}: expected 0 or a whole number from 2 on, came {value!r:.60}")
+    return value
+
+
+def names_in(value: Any, place: str) -> list[str]:
+    """A list of names."""
+    if not isinstance(value, list):
+        raise ConfigError(f"{place}: expected a list of names, came {value!r:.60}")
+    return [str(name) for name in value]
+
+
+def section(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The keys of a section, none of which follows from others."""
+    keys = mapping(data.get(name), f"{where}: {name}")
+    for key in DERIVED.get(name, set()) & {*keys}:
+        raise ConfigError(f"{where}: {name}.{key}: follows from other keys or from the sample sheet; leave it out")
+    return keys
 
 
 def class_names(value: Any, where: str) -> tuple[str, ...]:
@@ -285,28 +281,16 @@ def class_names(value: Any, where: str) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
 
 
-def read_models(value: Any, train: dict[str, Any], classes: tuple[str, ...], where: str) -> dict[str, TrainSpec]:
-    """One training per entry of `models:`; its own keys win over those of `train:`."""
-    entries = mapping(value, f"{where}: models")
-    if not entries:
-        raise ConfigError(f"{where}: models: expected at least one model, came none; see config/README.md")
-    models = {}
-    for name, entry in entries.items():
-        place = f"{where}: models.{name}"
-        check_name(str(name), place)
-        keys = train | mapping(entry, place)
-        network = mapping(keys.get("network"), f"{place}.network")
-        if "classes" in network:
-            raise ConfigError(f"{place}.network.classes: follows from the list of classes; leave it out")
-        keys["network"] = network | {"classes": len(classes)}
-        models[str(name)] = spec_from_json(TrainSpec, json.dumps(keys), place)
-    return models
+def fitted_patches(spec: AugmentSpec, models: Sequence[TrainSpec], where: str) -> AugmentSpec:
+    """The patches with the output side that all networks have in common.
 
-
-def fitted_patches(spec: AugmentSpec, models: dict[str, TrainSpec], where: str) -> AugmentSpec:
-    """The patches with the output size that holds every network's, held against every network's legal sizes."""
+    A patch must be legal for one network at least; the others get the largest centred part that is legal for them.
+    """
+    networks = [model.network.geometry for model in models]
     try:
-        sides = [model.network.geometry.output_side(spec.input_px) for model in models.values()]
+        if not any(geometry.is_legal(spec.input_px) for geometry in networks):
+            networks[0].output_side(spec.input_px)
+        sides = [geometry.output_side(geometry.side_within(spec.input_px)) for geometry in networks]
     except GeometryError as error:
         raise ConfigError(f"{where}: augment.input_px: {error}") from None
-    return dataclasses.replace(spec, output_px=max(sides))
+    return dataclasses.replace(spec, output_px=min(sides))

@@ -6,20 +6,22 @@ by dask: while the network computes one, the next is read and the last is writte
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import dask
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from unetpipe.geometry import Box, NetGeometry, Tile, TileGrid, mirror
+from unetpipe.geometry import Box, NetGeometry, TileGrid, mirror
+from unetpipe.symmetries import GROUPS, Symmetry, applied, undone
 
 __all__ = ["choose_device", "predict_image", "predict_tiles", "read_window", "usable_threads"]
 
 ReadBox = Callable[[Box], NDArray[np.float32]]
-WriteTile = Callable[[Tile, NDArray[np.float32]], None]
+WriteCore = Callable[[Box, NDArray[np.float32]], None]
+Member = tuple[nn.Module, TileGrid]
 
 
 def usable_threads(wanted: int) -> int:
@@ -62,63 +64,85 @@ def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[n
 
 
 def predict_tiles(
-    network: nn.Module,
-    tiles: Iterable[Tile],
+    members: Sequence[Member],
+    cores: Iterable[Box],
     *,
-    shape: tuple[int, int],
     read: ReadBox,
-    write: WriteTile,
+    write: WriteCore,
     device: torch.device,
+    symmetries: Sequence[Symmetry] = GROUPS["none"],
     workers: int = 2,
 ) -> None:
-    """Compute the class probabilities of every tile's core.
+    """Compute the class probabilities of every core.
 
     Parameters
     ----------
-    network : nn.Module
-        In evaluation mode, on `device`; returns logits.
-    tiles : iterable of Tile
+    members : sequence of (nn.Module, TileGrid)
+        Networks in evaluation mode, on `device`, whose logits are one per class, or a single one for two classes; each
+        with the grid of its own geometry over the image. Their probabilities are averaged.
+    cores : iterable of Box
         What is left to be done, in any order.
-    shape : (int, int)
-        Height and width of the image in px.
     read : callable
         Gives the normalised (C, y, x) float32 pixels of a box inside the image; called from several threads.
     write : callable
-        Takes a tile and the (K, y, x) float32 probabilities of its core; called from one thread at a time.
+        Takes a core and its (K, y, x) float32 probabilities; called from one thread at a time.
     device : torch.device
-        Where the network is.
+        Where the networks are.
+    symmetries : sequence of (int, bool)
+        Forms in which each network sees each window; their probabilities are averaged too.
     workers : int
-        Tiles in flight; the network computes one at a time.
+        Cores in flight; one is computed at a time.
 
     Notes
     -----
     Plain mapping, one task per core: dask's own overlap makes 14 tasks per chunk and decodes each chunk several times.
+
+    Windows are as long as their phase demands on both sides, so that turned and flipped ones pool in one phase too.
     """
     computing, writing = threading.Lock(), threading.Lock()
 
-    def run(tile: Tile) -> None:
-        window = read_window(read, shape, tile.window)
+    def run(core: Box) -> None:
+        tiles = [grid.tile_of(core) for _, grid in members]
+        windows = {window: read_window(read, members[0][1].shape, window) for window in {t.window for t in tiles}}
+        total: Tensor | None = None
         with computing:
-            probabilities = probabilities_of(network, window, device)
-        core = np.ascontiguousarray(probabilities[(slice(None), *tile.crop.slices)])
+            for (network, _), tile in zip(members, tiles, strict=True):
+                for symmetry in symmetries:
+                    found = probabilities_of(network, windows[tile.window], symmetry, device)
+                    part = found[(slice(None), *tile.crop.slices)]
+                    total = part if total is None else total + part
+            assert total is not None
+            mean = (total / (len(members) * len(symmetries))).cpu().numpy()
         with writing:
-            write(tile, core)
+            write(core, np.ascontiguousarray(mean))
 
-    tasks = [dask.delayed(run)(tile) for tile in tiles]
+    tasks = [dask.delayed(run)(core) for core in cores]
     dask.compute(*tasks, scheduler="threads", num_workers=workers)
 
 
 @torch.inference_mode()
-def probabilities_of(network: nn.Module, window: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
-    """Softmax of the network's logits for one window: (C, n, n) -> (K, m, m)."""
-    batch = torch.from_numpy(np.ascontiguousarray(window))[None].to(device, memory_format=torch.channels_last)
-    logits = network(batch)
-    probabilities: NDArray[np.float32] = torch.softmax(logits.float(), dim=1)[0].cpu().numpy()
-    return probabilities
+def probabilities_of(
+    network: nn.Module, window: NDArray[np.float32], symmetry: Symmetry, device: torch.device
+) -> Tensor:
+    """Probabilities of the classes for one window, seen in one form: (C, n, n) -> (K, m, m)."""
+    batch = applied(torch.from_numpy(np.ascontiguousarray(window))[None], symmetry)
+    logits = network(batch.to(device, memory_format=torch.channels_last))
+    return undone(torch.softmax(class_logits(logits.float()), dim=1)[0], symmetry)
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """(N, L, m, m) -> (N, K, m, m): a single logit z stands for the pair [0, z], whose softmax is its sigmoid."""
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 def predict_image(
-    network: nn.Module, image: NDArray[np.float32], geometry: NetGeometry, *, core_side: int, device: torch.device
+    network: nn.Module,
+    image: NDArray[np.float32],
+    geometry: NetGeometry,
+    *,
+    core_side: int,
+    device: torch.device,
+    symmetries: Sequence[Symmetry] = GROUPS["none"],
 ) -> NDArray[np.float32]:
     """Class probabilities of a whole image in memory, by the same tiles as `predict_tiles`.
 
@@ -134,6 +158,8 @@ def predict_image(
         Side of a core in px, a multiple of the stride.
     device : torch.device
         Where the network is.
+    symmetries : sequence of (int, bool)
+        As in `predict_tiles`.
 
     Returns
     -------
@@ -144,14 +170,19 @@ def predict_image(
     grid = TileGrid(shape=shape, core_side=core_side, geometry=geometry)
     result: NDArray[np.float32] | None = None
 
-    def write(tile: Tile, core: NDArray[np.float32]) -> None:
+    def write(core: Box, probabilities: NDArray[np.float32]) -> None:
         nonlocal result
         if result is None:
-            result = np.empty((core.shape[0], *shape), dtype=np.float32)
-        result[(slice(None), *tile.core.slices)] = core
+            result = np.empty((probabilities.shape[0], *shape), dtype=np.float32)
+        result[(slice(None), *core.slices)] = probabilities
 
     predict_tiles(
-        network, grid, shape=shape, read=lambda box: image[(slice(None), *box.slices)], write=write, device=device
+        [(network, grid)],
+        (tile.core for tile in grid),
+        read=lambda box: image[(slice(None), *box.slices)],
+        write=write,
+        device=device,
+        symmetries=symmetries,
     )
     assert result is not None
     return result

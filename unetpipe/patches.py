@@ -74,18 +74,30 @@ class PatchStore:
 
 @dataclass(frozen=True, slots=True)
 class PatchStores:
-    """The patches of all training samples, numbered through in the order of the samples."""
+    """The patches of all training samples, numbered through in the order of the samples.
+
+    Parameters
+    ----------
+    stores : tuple of PatchStore
+        One per sample.
+    side : int
+        Side in px of what a network sees in the middle of each image.
+    """
 
     stores: tuple[PatchStore, ...]
+    side: int
 
     def __len__(self) -> int:
         return sum(len(store) for store in self.stores)
 
     def read(self, index: int) -> Patch:
-        """Read one patch by its number over all samples."""
+        """Read one patch by its number over all samples, its image cut to what the network sees."""
         for store in self.stores:
             if index < len(store):
-                return store.read(index)
+                image, classes, weights = store.read(index)
+                margin = (image.shape[-1] - self.side) // 2
+                seen = slice(margin, margin + self.side)
+                return image[:, seen, seen], classes, weights
             index -= len(store)
         raise IndexError(index)
 

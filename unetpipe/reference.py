@@ -13,7 +13,8 @@ from typing import Any, Literal
 import yaml
 
 from unetpipe.config import DERIVED, SECTIONS
-from unetpipe.specs import TrainSpec, UnetSpec
+from unetpipe.netspecs import FAMILIES
+from unetpipe.specs import TrainSpec
 
 __all__ = ["default_yaml", "reference_page", "schema"]
 
@@ -27,12 +28,20 @@ MODEL = {"unet16": {"network": {"base_width": 16}}}
 TOP = {
     "samples": "the sample sheet, a table separated by tabs",
     "classes": "names of the classes; the first is background, the others follow their indices in class maps",
+    "folds": "number of folds of cross-validation: each network leaves out one part of the training samples, and is "
+    "evaluated on it; 0: none, or as the sheet's column `fold` has it",
+    "ensembles": "name and list of entries or networks whose probabilities are averaged",
+}
+ENTRY = {
+    "preset": "name of a file in `config/presets`, whose keys come before those of `train`",
+    "seeds": "one network for each seed; without, `seed` counts",
 }
 COLUMN_HELP = {
     "sample": "unique name: letters, digits, `.`, `_`, `-`, at most 64",
     "image": "path of the image; `${NAME:-default}` is taken from the environment",
     "annotation": "path of the annotation; needed unless split is `predict`",
     "split": "`train`, `val` (chooses the best parameters), `test` (is evaluated), or `predict` (is only segmented)",
+    "fold": "part of a training sample in cross-validation, counted from 0; empty: `folds` decides",
     "plane": "z or t plane of a stack, counted from 0; empty for single images",
     "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
     "channels": "channels to keep, counted from 0, as `0` or `0,2`; empty: all",
@@ -46,6 +55,11 @@ def keys_of(section: str) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(SECTIONS[section]) if field.name not in hidden]
 
 
+def network_keys(family: type) -> list[dataclasses.Field[Any]]:
+    """The fields of a network that a person may set."""
+    return [field for field in dataclasses.fields(family) if field.name != "classes"]
+
+
 def default_yaml() -> str:
     """The commented default configuration."""
     lines = ["# The default configuration: simulated cells and a narrow U-Net. Every key is explained in README.md."]
@@ -56,7 +70,11 @@ def default_yaml() -> str:
             value = EXAMPLE.get(section, {}).get(field.name, field.default)
             unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
             lines.append(f"  {field.name}: {json.dumps(value)}  # {field.metadata['meaning']}{unit}")
-    lines += ["", "# One network each; `network:` and any key of `train:` may be set per model."]
+    lines += [
+        "",
+        "# One network each; `network:` and any key of `train:` may be set per model. Its key `family` is one of",
+    ]
+    lines += [f"#   {name}: {first_line(kind)}" for name, kind in FAMILIES.items()]
     lines += [yaml.safe_dump({"models": MODEL}, sort_keys=False).rstrip()]
     return "\n".join(lines) + "\n"
 
@@ -76,10 +94,12 @@ def reference_page() -> str:
     lines += ["", "## Keys of config.yaml", "", "| key | meaning |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in TOP.items()]
     lines += ["| `models` | one entry per network: its name, `network:` (below), and any key of `train` that differs |"]
+    lines += [f"| `models.NAME.{name}` | {text} |" for name, text in ENTRY.items()]
     for section, kind in SECTIONS.items():
         lines += ["", f"### `{section}`", "", first_line(kind), "", *table(keys_of(section))]
-    network = [field for field in dataclasses.fields(UnetSpec) if field.name != "classes"]
-    lines += ["", "### `models.NAME.network`", "", first_line(UnetSpec), "", *table(network)]
+    lines += ["", "### `models.NAME.network`", "", "One of these families; the other keys depend on it."]
+    for name, family in FAMILIES.items():
+        lines += ["", f"#### `family: {name}`", "", first_line(family), "", *table(network_keys(family))]
     return "\n".join(lines) + "\n"
 
 
@@ -119,10 +139,12 @@ def first_line(kind: type) -> str:
 def schema() -> dict[str, Any]:
     """JSON schema of config.yaml, for editors that complete and check while one types."""
     sections = {name: section_schema(keys_of(name), first_line(kind)) for name, kind in SECTIONS.items()}
-    network = section_schema([f for f in dataclasses.fields(UnetSpec) if f.name != "classes"], first_line(UnetSpec))
+    network = {"anyOf": [network_schema(name, family) for name, family in FAMILIES.items()]}
     model = section_schema(keys_of("train"), first_line(TrainSpec))
-    model["properties"] = {"network": network, **model["properties"]}
-    sections["train"]["properties"]["network"] = network
+    seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": ENTRY["seeds"]}
+    preset = {"type": "string", "description": ENTRY["preset"]}
+    model["properties"] = {"preset": preset, "network": network, "seeds": seeds, **model["properties"]}
+    sections["train"]["properties"] |= {"network": network, "seeds": seeds}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetpipe configuration",
@@ -132,6 +154,12 @@ def schema() -> dict[str, Any]:
         "properties": {
             "samples": {"type": "string", "description": TOP["samples"]},
             "classes": {"type": "array", "items": {"type": "string"}, "minItems": 2, "description": TOP["classes"]},
+            "folds": {"type": "integer", "minimum": 0, "default": 0, "description": TOP["folds"]},
+            "ensembles": {
+                "type": "object",
+                "description": TOP["ensembles"],
+                "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            },
             **sections,
             "models": {"type": "object", "minProperties": 1, "additionalProperties": model},
         },
@@ -144,12 +172,19 @@ def section_schema(fields: list[dataclasses.Field[Any]], meaning: str) -> dict[s
     return {"type": ["object", "null"], "description": meaning, "additionalProperties": False, "properties": properties}
 
 
+def network_schema(name: str, family: type) -> dict[str, Any]:
+    """JSON schema of one family; the first is meant where none is named."""
+    network = section_schema(network_keys(family), first_line(family))
+    return network if name == next(iter(FAMILIES)) else network | {"type": "object", "required": ["family"]}
+
+
 def field_schema(field: dataclasses.Field[Any]) -> dict[str, Any]:
     """JSON schema of one key."""
     rules = {"at_least": "minimum", "above": "exclusiveMinimum", "at_most": "maximum"}
     bounds = {name: field.metadata[rule] for rule, name in rules.items() if rule in field.metadata}
     unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
-    return type_schema(field.type, bounds) | {"description": field.metadata["meaning"] + unit, "default": field.default}
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return type_schema(field.type, bounds) | {"description": field.metadata["meaning"] + unit, "default": default}
 
 
 def type_schema(kind: Any, bounds: dict[str, Any]) -> dict[str, Any]:

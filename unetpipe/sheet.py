@@ -1,24 +1,22 @@
 """The sample sheet: one row per image, held against what names, paths and splits may be."""
 
 import csv
-import difflib
 import io
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unetpipe.documents import read_text, unknown
 from unetpipe.errors import ConfigError
 from unetpipe.specs import IngestSpec
 
-__all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "read_samples", "read_text", "unknown"]
+__all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "read_samples"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
 SPLITS = ("train", "val", "test", "predict")
-COLUMNS = ("sample", "image", "annotation", "split", "plane", "annotation_plane", "channels", "pixel_size_um")
-MAX_BYTES = 2**20
+COLUMNS = ("sample", "image", "annotation", "split", "fold", "plane", "annotation_plane", "channels", "pixel_size_um")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +33,8 @@ class Sample:
         Path of the annotation; empty where there is none.
     split : str
         train, val, test or predict.
+    fold : int or None
+        Fold of a training sample in cross-validation.
     ingest : IngestSpec
         What becomes the sample's image.
     annotation_plane : int or None
@@ -45,29 +45,9 @@ class Sample:
     image: str
     annotation: str
     split: str
+    fold: int | None
     ingest: IngestSpec
     annotation_plane: int | None
-
-
-def read_text(path: Path) -> str:
-    """Text of a small file that a person wrote."""
-    try:
-        if path.stat().st_size > MAX_BYTES * (16 if path.suffix == ".tsv" else 1):
-            raise ConfigError(f"{path}: expected a small text file, came {path.stat().st_size} bytes")
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected UTF-8 text; save it as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def unknown(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is not known."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"unknown key {name!r}; {hint}"
 
 
 def check_name(name: str, where: str) -> None:
@@ -130,6 +110,7 @@ def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> 
         image=expanded(cells["image"]),
         annotation=expanded(cells["annotation"]) if cells["split"] != "predict" else "",
         split=cells["split"],
+        fold=index(cells["fold"], f"{where}: fold"),
         ingest=ingest,
         annotation_plane=index(cells["annotation_plane"] or cells["plane"], f"{where}: annotation_plane"),
     )

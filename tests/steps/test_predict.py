@@ -19,7 +19,7 @@ from .conftest import Chain
 def probabilities(chain: Chain, output: Path, core_px: int) -> np.ndarray:
     """The stored probabilities of image b."""
     predict(
-        chain["images/b"], chain["models/m"], output=output, spec=PredictSpec(core_px=core_px), code="p@1", threads=1
+        chain["images/b"], [chain["models/m"]], output=output, spec=PredictSpec(core_px=core_px), code="p@1", threads=1
     )
     return open_plane(read_manifest(output, stage="predict").store / "0").read_whole()
 
@@ -58,4 +58,4 @@ def test_a_core_of_the_wrong_phase_and_foreign_channels_are_refused(chain: Chain
     tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((9, 9, 3), np.uint8), photometric="rgb")
     ingest(tmp_path / "rgb.tif", output=image, spec=IngestSpec(), code="i@1")
     with pytest.raises(ModelError, match=r"expected 1 channel\(s\).*came 3"):
-        predict(image, chain["models/m"], output=tmp_path / "x.json", spec=PredictSpec(), code="p@1", threads=1)
+        predict(image, [chain["models/m"]], output=tmp_path / "x.json", spec=PredictSpec(), code="p@1", threads=1)

@@ -1,5 +1,6 @@
 """The page: every number against hand-worked ones, every picture there, everything escaped, equal bytes twice."""
 
+import dataclasses
 import json
 import math
 import random
@@ -234,6 +235,23 @@ def test_scores_by_sample_show_what_evaluate_found(written: tuple[Manifest, Page
     assert by_name["F1@0.5"] == "not defined"
     assert by_name["Dice cell"] == "–"
     assert len(page.tables[2]) == 2
+
+
+def test_entries_are_ranked_with_mean_and_deviation(results: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    """The mean and the deviation of two networks, and of one alone, from the pooled scores of the same page."""
+    inputs = results[1]
+    names = sorted({path.parent.name for path in inputs if path.parent.parent.name == "metrics"})
+    groups = {"other": names[1:], "pair": names}
+    spec = dataclasses.replace(SPEC, groups=canonical_json(groups))
+    report(inputs, output=tmp_path / "report.json", spec=spec, code=CODE)
+    ranking = Page((tmp_path / "report/index.html").read_text(encoding="utf-8")).tables[0]
+    assert [row[0][0] for row in ranking[1:]] in (["other", "pair"], ["pair", "other"])
+    facts = read_manifest(tmp_path / "report.json").facts["scores"]
+    values = [facts[name]["seg"]["value"] for name in names]
+    column = [cell[0] for cell in ranking[0]].index("SEG")
+    cells = {row[0][0]: row[column] for row in ranking[1:]}
+    assert cells["other"] == [f"{values[1]:.4f}"]
+    assert cells["pair"] == [f"{np.mean(values):.4f}", f"± {np.std(values, ddof=1):.4f}"]
 
 
 def test_every_picture_exists_and_none_is_spare(written: tuple[Manifest, Page, str]) -> None:

@@ -5,25 +5,22 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import jinja2
 import numpy as np
+import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
 from unetpipe import __version__
+from unetpipe.comparison import metric_rows, pooled_scores, ranked
 from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
-from unetpipe.metrics.objects import MatchCounts, SegSum, f1, seg
-from unetpipe.metrics.pixels import dice, iou, pixel_error
-from unetpipe.metrics.scores import Score, macro_mean
-from unetpipe.metrics.thinning import best
 from unetpipe.pictures import Chart, area_layer, chart, crowded_box, enlarged, grey_to_rgb, heat, outline_layer
+from unetpipe.schedules import best_row
 from unetpipe.slides import Plane, digest_of, open_plane
 from unetpipe.specs import ReportSpec
 
@@ -108,7 +105,8 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
     Writes
     ------
     output : manifest
-        With the pooled scores; beside it a folder with ``index.html`` and its pictures.
+        With the pooled scores; beside it a folder with ``index.html`` and its pictures, and ``costs.tsv`` with what the
+        trainings took, which differs from run to run and is no part of the result.
     """
     manifests = sorted((read_manifest(path) for path in inputs), key=lambda m: (m.stage, m.name))
     # The fingerprint of the code does not see the template, so its bytes enter the key.
@@ -118,7 +116,10 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
         results = sorted_results(manifests)
         config = json.loads(spec.config)
         classes = class_names(config, results)
-        pooled = {model: pooled_scores([*samples.values()]) for model, samples in results.evaluations.items()}
+        pooled = {
+            model: pooled_scores([m.facts for m in samples.values()]) for model, samples in results.evaluations.items()
+        }
+        ranks = ranked(json.loads(spec.groups) or {name: [name] for name in pooled}, pooled, by=spec.rank_by)
         album = Album(ledger)
         text = rendered(
             title=spec.title,
@@ -127,9 +128,10 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             classes=classes,
             metrics=metric_rows(classes),
             pooled=pooled,
-            leader=leader(pooled),
+            ranks=ranks,
+            rank_by=spec.rank_by,
             charts={name: charts(m.facts["history"]) for name, m in results.models.items()},
-            kept={name: kept_row(m.facts["history"]) for name, m in results.models.items()},
+            kept={name: kept_row(m.facts["history"], m.spec["best_by"]) for name, m in results.models.items()},
             scored=[f for sample in results.scored for f in sample_figures(sample, results, album, spec)],
             unscored=[f for sample in results.unscored for f in sample_figures(sample, results, album, spec)],
             weights=weight_figure(results, album, spec),
@@ -139,8 +141,21 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             codes=sorted({(m.stage, m.code) for m in manifests} | {("report", code)}),
         )
         write_file(ledger.store / "index.html", text.encode())
+        write_file(output.parent / "costs.tsv", costs(results).to_csv(sep="\t", index=False).encode())
         ledger.append("index.html", hashlib.sha256(text.encode()).hexdigest())
         ledger.publish({"scores": pooled, "scored": results.scored, "unscored": results.unscored})
+
+
+def costs(results: Results) -> pd.DataFrame:
+    """Parameters, steps, time per step and memory of every training, as far as they were written down."""
+    rows = []
+    for name, model in results.models.items():
+        path = model.path.parents[1] / "costs" / f"{name}.json"
+        measured = json.loads(path.read_text()) if path.is_file() else {}
+        rows.append(
+            {"network": name, "parameters": model.facts.get("parameters"), "steps": model.facts["steps"]} | measured
+        )
+    return pd.DataFrame(rows)
 
 
 def rendered(**page: Any) -> str:
@@ -179,57 +194,6 @@ def class_names(config: Mapping[str, Any], results: Results) -> list[str]:
     counts = [m.facts["class_counts"] for samples in results.segmentations.values() for m in samples.values()]
     needed = max((len(one) for one in tables + counts), default=0)
     return names + [f"class {index}" for index in range(len(names), needed)]
-
-
-def metric_rows(classes: Sequence[str]) -> list[tuple[str, str, str, str]]:
-    """Key, name, meaning and what n counts, for every metric."""
-    rows = [("pixel_error", "Pixel error", "share of pixels in the wrong class; 0 is best", "px")]
-    for key, name, meaning in (
-        ("iou", "IoU", "shared pixels over pixels in either"),
-        ("dice", "Dice", "shared pixels over the mean of both"),
-    ):
-        rows += [(f"{key}_class_{i}", f"{name} {label}", meaning, "px") for i, label in enumerate(classes)]
-    return [
-        *rows,
-        ("f1", "F1@0.5", "objects found with IoU above 0.5, missed and invented ones counting", "object"),
-        ("seg", "SEG", "mean IoU of the true objects, 0 for those not found", "true object"),
-        ("v_rand_thin", "V-Rand, thin", "pairs of pixels in the same object, after thinning", "sample"),
-        ("v_info_thin", "V-Info, thin", "information shared by the partitions, after thinning", "sample"),
-    ]
-
-
-def pooled_scores(evaluations: Sequence[Manifest]) -> dict[str, dict[str, Any]]:
-    """Scores over all samples of a model: integer tables are summed, thinned scores averaged at each threshold."""
-    facts = [m.facts for m in evaluations]
-    table = np.array([f["confusion"] for f in facts], dtype=np.int64).sum(axis=0)
-    scores = {"pixel_error": pixel_error(table)}
-    for key, per_class in (("iou", iou(table)), ("dice", dice(table))):
-        scores |= {f"{key}_class_{index}": score for index, score in enumerate(per_class)}
-    scores["f1"] = f1(reduce(add, (MatchCounts(**f["matches"]) for f in facts)))
-    scores["seg"] = seg(reduce(add, (SegSum(**f["seg"]) for f in facts)))
-    pooled = {key: score_facts(score) for key, score in scores.items()}
-    thin = [f["thin"] for f in facts if "thin" in f]
-    for key in ("v_rand", "v_info") if thin else ():
-        sweeps = [[score_of(at["f"]) for at in one[key]] for one in thin]
-        found = best([macro_mean(scores) for scores in zip(*sweeps, strict=True)], thin[0]["thresholds"])
-        pooled[f"{key}_thin"] = score_facts(found.score) | {"threshold": found.threshold}
-    return pooled
-
-
-def leader(pooled: Mapping[str, Mapping[str, Any]]) -> tuple[str, float] | None:
-    """The model of the highest SEG, and its SEG; None where it is nowhere defined."""
-    found = [(model, scores["seg"]["value"]) for model, scores in pooled.items() if scores["seg"]["defined"]]
-    return max(found, key=lambda one: one[1], default=None)
-
-
-def score_of(facts: Mapping[str, Any]) -> Score:
-    """A score from its JSON data."""
-    return Score(value=facts["value"] if facts["defined"] else math.nan, n=facts["n"], defined=facts["defined"])
-
-
-def score_facts(score: Score) -> dict[str, Any]:
-    """A score as JSON data; an undefined value is null."""
-    return {"value": score.value if score.defined else None, "n": score.n, "defined": score.defined}
 
 
 def sample_figures(sample: str, results: Results, album: Album, spec: ReportSpec) -> Iterator[dict[str, Any]]:
@@ -355,9 +319,9 @@ def without_colour(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(picture[..., 0] if is_grey else picture)
 
 
-def kept_row(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The validation whose parameters were kept: the first of the highest IoU, or the last without validation."""
-    return max(history, key=lambda row: row["iou"]) if "iou" in history[-1] else history[-1]
+def kept_row(history: Sequence[Mapping[str, float]], best_by: str = "iou") -> Mapping[str, float]:
+    """The validation whose parameters were kept: the first of the best, or the last without validation."""
+    return history[best_row(history, best_by)]
 
 
 def charts(history: Sequence[Mapping[str, float]]) -> list[tuple[str, Chart]]:

@@ -4,7 +4,7 @@
 rule predict:
     input:
         image="results/images/{sample}.json",
-        model="results/models/{model}.json",
+        models=lambda wildcards: expand("results/models/{model}.json", model=CONFIG.members(wildcards.model)),
     output:
         "results/probabilities/{model}/{sample}.json",
     log:
@@ -18,9 +18,9 @@ rule predict:
         gpu=1,
     params:
         spec=CONFIG.spec("predict"),
-        code=lambda wildcards: fingerprint("unetpipe.steps.predict", CONFIG.network_module(wildcards.model)),
+        code=lambda wildcards: fingerprint("unetpipe.steps.predict", *CONFIG.network_modules(wildcards.model)),
     shell:
-        "exec python -m unetpipe predict {input.image:q} {input.model:q} --output {output:q} --threads {threads}"
+        "exec python -m unetpipe predict {input.image:q} {input.models:q} --output {output:q} --threads {threads}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 

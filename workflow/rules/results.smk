@@ -24,11 +24,12 @@ rule evaluate:
 
 rule report:
     input:
-        expand("results/metrics/{model}/{sample}.json", model=CONFIG.models, sample=CONFIG.by_split["test"]),
+        [f"results/metrics/{model}/{sample}.json" for model in CONFIG.applied for sample in CONFIG.scored(model)],
         expand("results/models/{model}.json", model=CONFIG.models),
-        expand("results/segmentations/{model}/{sample}.json", model=CONFIG.models, sample=CONFIG.shown),
-        expand("results/images/{sample}.json", sample=[*CONFIG.shown, CONFIG.by_split["train"][0]]),
-        expand("results/labels/{sample}.json", sample=CONFIG.by_split["test"]),
+        [f"results/segmentations/{model}/{sample}.json" for model in CONFIG.applied for sample in CONFIG.shown(model)],
+        expand("results/images/{sample}.json", sample=sorted({s for m in CONFIG.applied for s in CONFIG.shown(m)})),
+        expand("results/labels/{sample}.json", sample=sorted({s for m in CONFIG.applied for s in CONFIG.scored(m)})),
+        expand("results/images/{sample}.json", sample=CONFIG.by_split["train"][0]),
         expand("results/weights/{sample}.json", sample=CONFIG.by_split["train"][0]),
     output:
         "results/report.json",

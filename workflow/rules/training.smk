@@ -43,7 +43,7 @@ rule augment:
 
 rule train:
     input:
-        expand("results/patches/{sample}.json", sample=CONFIG.by_split["train"]),
+        lambda wildcards: expand("results/patches/{sample}.json", sample=CONFIG.seen(wildcards.model)),
         expand("results/{kind}/{sample}.json", kind=["images", "labels"], sample=CONFIG.by_split["val"]),
     output:
         "results/models/{model}.json",
@@ -58,7 +58,7 @@ rule train:
         gpu=1,
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
-        code=lambda wildcards: fingerprint("unetpipe.steps.train", CONFIG.network_module(wildcards.model)),
+        code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.network_modules(wildcards.model)),
     shell:
         "exec python -m unetpipe train {input:q} --output {output:q} --threads {threads}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

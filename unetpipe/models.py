@@ -1,0 +1,211 @@
+"""Networks to be trained and applied: entries of the configuration, taken apart into seeds and folds."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unetpipe.documents import mapping, read_yaml, unknown
+from unetpipe.errors import ConfigError
+from unetpipe.parsing import spec_from_json
+from unetpipe.sheet import Sample, check_name
+from unetpipe.specs import TrainSpec
+
+__all__ = ["Model", "folds_of", "members", "read_entries", "seeded"]
+
+PRESETS = Path("config/presets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One network to be trained.
+
+    Parameters
+    ----------
+    entry : str
+        Entry of the configuration that it comes from; networks of one entry are compared as one.
+    spec : TrainSpec
+        How it is trained.
+    fold : int or None
+        Fold of the training samples that it does not see, and is evaluated on; None: it sees all.
+    """
+
+    entry: str
+    spec: TrainSpec
+    fold: int | None = None
+
+
+def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[int]) -> dict[str, Model]:
+    """The networks of an entry, one for each seed and fold.
+
+    Parameters
+    ----------
+    entry : str
+        Its name.
+    spec : TrainSpec
+        How its networks are trained; with no seeds, its own counts.
+    seeds, folds : sequences of int
+        Empty where there is one only.
+
+    Returns
+    -------
+    dict of str to Model
+        By name: the entry's, followed by ``-s`` and the seed, and ``-f`` and the fold, where there are any.
+
+    Examples
+    --------
+    >>> list(seeded("a", TrainSpec(), [1, 2], [])), list(seeded("b", TrainSpec(), [], [0, 1]))
+    (['a-s1', 'a-s2'], ['b-f0', 'b-f1'])
+    """
+    models = {}
+    held_out: list[int | None] = [*folds] or [None]
+    for seed in seeds or [spec.seed]:
+        for fold in held_out:
+            name = entry + (f"-s{seed}" if seeds else "") + (f"-f{fold}" if fold is not None else "")
+            models[name] = Model(entry=entry, spec=dataclasses.replace(spec, seed=seed), fold=fold)
+    return models
+
+
+def folds_of(samples: Mapping[str, Sample], count: int, sheet: str) -> dict[str, int]:
+    """Fold of each training sample.
+
+    Parameters
+    ----------
+    samples : mapping of str to Sample
+        All samples.
+    count : int
+        Number of folds; 0: as in the sheet's column ``fold``, or none.
+    sheet : str
+        What to call the sheet in messages.
+
+    Returns
+    -------
+    dict of str to int
+        Empty where there are no folds. Otherwise the samples in the order of their names take the folds in turn.
+
+    Raises
+    ------
+    ConfigError
+        If a training sample has no fold where another has, folds are counted twice, or one is empty.
+    """
+    training = sorted(name for name, sample in samples.items() if sample.split == "train")
+    given = {name: fold for name in training if (fold := samples[name].fold) is not None}
+    if given:
+        missing = next((name for name in training if name not in given), None)
+        if missing is not None:
+            raise ConfigError(f"{sheet}: sample {missing}: fold: expected a number as other samples have, came nothing")
+        if count:
+            raise ConfigError(f"folds: follows from the column fold of {sheet}; leave out one of them")
+        if len(set(given.values())) < 2:
+            raise ConfigError(
+                f"{sheet}: fold: expected two or more folds, came one; with one, nothing is left to train"
+            )
+        return given
+    if count > len(training):
+        raise ConfigError(f"folds: expected at most one per training sample ({len(training)}), came {count}")
+    return {name: number % count for number, name in enumerate(training)} if count else {}
+
+
+def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tuple[str, ...]:
+    """The networks of an ensemble.
+
+    Parameters
+    ----------
+    name : str
+        The ensemble's.
+    wanted : iterable of str
+        Networks, or entries, which stand for all their networks.
+    models : mapping of str to Model
+        All networks.
+
+    Returns
+    -------
+    tuple of str
+        Names of networks, in the order of the configuration.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not known or taken, the networks do not agree on their classes and channels, or there are none.
+    """
+    place = f"ensembles.{name}"
+    check_name(name, place)
+    if name in models or name in {model.entry for model in models.values()}:
+        raise ConfigError(f"{place}: there is a model of this name; choose another one")
+    names = list(wanted)
+    known = [*models, *dict.fromkeys(model.entry for model in models.values())]
+    for one in names:
+        if one not in known:
+            raise ConfigError(f"{place}: {unknown(one, known).replace('key', 'model')}")
+    found = tuple(one for one, model in models.items() if one in names or model.entry in names)
+    if not found:
+        raise ConfigError(f"{place}: expected a list of models, came none")
+    channels = {models[one].spec.network.channels for one in found}
+    if len(channels) > 1:
+        raise ConfigError(f"{place}: expected networks of the same channels, came {sorted(channels)}")
+    return found
+
+
+def read_entries(
+    value: Any, train: Mapping[str, Any], classes: Sequence[str], where: str
+) -> dict[str, tuple[TrainSpec, list[int]]]:
+    """Training and seeds of each entry of the configuration.
+
+    Parameters
+    ----------
+    value : Any
+        What stands under ``models:``.
+    train : mapping
+        The keys of ``train:``; those of an entry's preset win over them, and the entry's own over both.
+    classes : sequence of str
+        Names of the classes.
+    where : str
+        What to call the configuration in messages.
+
+    Returns
+    -------
+    dict of str to (TrainSpec, list of int)
+        By the entry's name; no seeds where none are listed.
+
+    Raises
+    ------
+    ConfigError
+        For the first mistake.
+    """
+    given = mapping(value, f"{where}: models")
+    if not given:
+        raise ConfigError(f"{where}: models: expected at least one model, came none; see config/README.md")
+    entries = {}
+    for name, entry in given.items():
+        place = f"{where}: models.{name}"
+        check_name(str(name), place)
+        own = mapping(entry, place)
+        preset = read_preset(own.pop("preset", None), place)
+        keys = {**train, **preset, **own}
+        network = mapping(preset.get("network"), place) | mapping(own.get("network"), f"{place}.network")
+        if "classes" in network:
+            raise ConfigError(f"{place}.network.classes: follows from the list of classes; leave it out")
+        keys["network"] = {"family": "unet", **network, "classes": len(classes)}
+        seeds = read_seeds(keys.pop("seeds", []), f"{place}.seeds")
+        entries[str(name)] = (spec_from_json(TrainSpec, json.dumps(keys), place), seeds)
+    return entries
+
+
+def read_preset(name: Any, place: str) -> dict[str, Any]:
+    """The keys of a preset; none without a name."""
+    if name is None:
+        return {}
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"{place}.preset: {unknown(str(name), known).replace('key', 'preset')}, in {PRESETS}")
+    return read_yaml(PRESETS / f"{name}.yaml")
+
+
+def read_seeds(value: Any, place: str) -> list[int]:
+    """Seeds of an entry: different whole numbers; none: its `seed` counts."""
+    good = isinstance(value, list) and all(isinstance(seed, int) and seed >= 0 for seed in value)
+    if not good or len(set(value)) < len(value):
+        raise ConfigError(f"{place}: expected a list of different whole numbers, came {value!r:.60}")
+    return list(value)

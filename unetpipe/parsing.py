@@ -1,0 +1,70 @@
+"""JSON to specs: what people and workflows write, checked; a mistake becomes one line for people."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from unetpipe.documents import unknown
+from unetpipe.errors import ConfigError
+from unetpipe.netspecs import FAMILIES
+
+__all__ = ["spec_from_json"]
+
+SpecType = TypeVar("SpecType")
+
+
+def spec_from_json(kind: type[SpecType], text: str, where: str) -> SpecType:
+    """Parse and check one spec.
+
+    Raises
+    ------
+    ConfigError
+        With the place, what was expected and what came, in one line.
+    """
+    try:
+        parsed: SpecType = adapter(kind).validate_json(text, strict=True)
+        return parsed
+    except ValidationError as error:
+        raise ConfigError(describe(error, kind, where)) from None
+
+
+@typing.no_type_check
+def adapter(kind):
+    """Pydantic's parser of a spec; unknown keys are refused."""
+    return TypeAdapter(kind)
+
+
+def describe(error: ValidationError, kind: Any, where: str) -> str:
+    """The first fault of a spec, as one line for people."""
+    first = error.errors()[0]
+    names, holder = located(kind, first["loc"])
+    place = ".".join([where, *names])
+    came = repr(first["input"])[:60]
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{place}: {unknown(str(first['loc'][-1]), [field.name for field in dataclasses.fields(holder)])}"
+    if first["type"] == "union_tag_invalid":
+        return f"{place}.family: {unknown(first['ctx']['tag'], FAMILIES).replace('key', 'family', 1)}"
+    if first["type"] == "union_tag_not_found":
+        return f"{place}.family: expected one of {', '.join(FAMILIES)}, came none"
+    if first["type"] == "value_error":
+        return f"{place}.{first['ctx']['error']}"
+    wanted = first["msg"].replace("Input should be", "expected").replace("a valid i", "an i").replace("a valid ", "a ")
+    return f"{place}: {wanted}, came {came}"
+
+
+def located(kind: Any, loc: Sequence[int | str]) -> tuple[list[str], Any]:
+    """The keys that lead to a fault, and the type that holds it; union branches and list positions are left out."""
+    names: list[str] = []
+    for part in loc:
+        if isinstance(kind, types.UnionType) and part in FAMILIES:
+            kind = FAMILIES[str(part)]
+            continue
+        if isinstance(part, str) and part.isidentifier():
+            names.append(part)
+        if dataclasses.is_dataclass(kind):
+            kind = next((field.type for field in dataclasses.fields(kind) if field.name == part), kind)
+    return names, kind
