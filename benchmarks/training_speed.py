@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unetpipe.inference import choose_device
+from unetpipe.devices import choose_device
 from unetpipe.losses import cross_entropy
 from unetpipe.networks import build_network
 from unetpipe.patches import PatchStore, create_patches

@@ -51,13 +51,39 @@ def test_an_interrupted_store_is_opened_and_not_emptied(tmp_path: Path) -> None:
     assert np.array_equal(again.read(2)[0], patches[2][0])
 
 
-def test_damage_is_noticed(tmp_path: Path) -> None:
-    filled(tmp_path / "p", 2)
+def test_patches_are_what_zarr_reads(tmp_path: Path) -> None:
+    count = 2 * BLOCK + 3
+    store, _ = filled(tmp_path / "p", count)
+    for index in range(count):
+        for found, array in zip(store.read(index), (store.image, store.classes, store.weights), strict=True):
+            expected = np.asarray(array[index])
+            assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def harmed(content: bytes, how: str) -> bytes:
+    """A shard of two patches, damaged."""
+    if how == "chunk":
+        return content[:20] + bytes([content[20] ^ 1]) + content[21:]
+    if how == "table":
+        return content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
+    return content[: {"short": 60, "half": len(content) // 2, "empty": 0}[how]]
+
+
+@pytest.mark.parametrize("how", ["chunk", "table", "short", "half", "empty", "missing", "never written"])
+def test_damage_is_noticed(how: str, tmp_path: Path) -> None:
+    store, patches = filled(tmp_path / "p", 2)
     shard = tmp_path / "p" / "image" / "c" / "0" / "0" / "0" / "0"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 4] ^= 1
-    shard.write_bytes(bytes(content))
-    with pytest.raises(StoreError, match="damaged"):
-        open_patches(tmp_path / "p").read(0)
+    if how == "missing":
+        shard.unlink()
+    elif how == "never written":
+        store = create_patches(tmp_path / "q", count=2, channels=2, input_px=12, output_px=4)
+        store.write_block(range(0, 1), patches[:1])
+    else:
+        shard.write_bytes(harmed(shard.read_bytes(), how))
+    with pytest.raises(StoreError, match="patch 1 is damaged" if how == "never written" else "patch 0 is damaged"):
+        store.read(1 if how == "never written" else 0)
+
+
+def test_a_folder_without_patches_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no readable patches"):
         open_patches(tmp_path / "absent")

@@ -198,7 +198,7 @@ def test_accumulated_gradients_are_those_of_a_batch(kind: Any, reduction: Any) -
     logits = other.network.train()(images)
     expected = loss(logits, classes[:, 1:7, 1:7], weights[:, 1:7, 1:7], kind=kind, reduction=reduction)
     expected.backward()
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[0], expected.detach(), rtol=1e-6, atol=1e-6)
     for p, q in zip(one.network.parameters(), other.network.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-6 * float(q.grad.abs().max()))
 

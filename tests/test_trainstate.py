@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unetpipe.errors import ConfigError
 from unetpipe.specs import TrainSpec, UnetSpec
-from unetpipe.trainstate import TrainingState, follow_average, judge, restore, snapshot, start
+from unetpipe.trainstate import TrainingState, follow_average, judge, restore, snapshot, spread, start
 
 CPU = torch.device("cpu")
 OPTIMISERS = ["sgd", "adam", "adamw", "rmsprop"]
@@ -131,6 +131,24 @@ def test_an_outlier_is_far_above_the_median_and_the_longest(before: list[float],
     state = begun()
     state.norms = before
     assert judge(state, 1.0, norm) is usable
+
+
+def test_the_spread_is_that_of_the_widest_channel() -> None:
+    half = torch.stack([torch.zeros(4, 4), torch.eye(4)])[None]
+    # A quarter ones: the variance is 1/4 * 3/4.
+    assert spread(half).item() == pytest.approx(math.sqrt(3 / 16))
+    assert spread(torch.tensor([0.5, -0.5])[None, :, None, None].expand(1, 2, 4, 4)) == 0
+    assert spread(torch.zeros(1, 1, 1, 1)) == 0
+    assert spread(torch.eye(4, dtype=torch.bfloat16)[None, None]).dtype == torch.float32
+
+
+def test_flat_logits_are_counted_in_a_row_of_usable_steps() -> None:
+    state = begun()
+    counts = []
+    for loss, deviation in [(1, 1e-7), (1, 0.0), (math.nan, 1e-7), (math.nan, 1.0), (1, 9e-7), (1, 1.1e-6), (1, 0.0)]:
+        judge(state, loss, 1.0, deviation)
+        counts.append(state.flat)
+    assert counts == [1, 2, 2, 2, 3, 0, 1]
 
 
 def test_the_window_forgets_and_holds_no_zeros() -> None:

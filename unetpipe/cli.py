@@ -182,9 +182,13 @@ def train(
     code: Code = "",
     log: Log = None,
     threads: Threads = 8,
+    gpus: Annotated[
+        int, typer.Option(help="GPUs that share the patches of each step; 0: none, 1: one if there is one.", min=0)
+    ] = 1,
 ) -> None:
     """Train a network on patches; goes on where a killed run stopped."""
-    run("train", spec, code, log, lambda step, **rest: step(manifests, output=output, threads=threads, **rest))
+    keys = {"output": output, "threads": threads, "gpus": gpus}
+    run("train", spec, code, log, lambda step, **rest: step(manifests, **keys, **rest))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Training patches in the order that the seed gives, read ahead of the network."""
 
 import functools
+import itertools
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from unetpipe.ranks import is_own
 
 __all__ = ["Feed", "Patches", "patch_index"]
 
@@ -73,21 +76,25 @@ class Feed:
         Threads that read ahead, each two patches; 0 reads when asked. No number changes what is taken.
     device : torch.device
         Where the patches go.
+    accumulate : int
+        Patches of a step; where several processes share them, each reads its own ahead only.
 
     Attributes
     ----------
     waited_s : float
         Seconds that `take` took so far, all calls together.
     pixels : int
-        Pixels taken so far, of the images.
+        Pixels taken so far, of the images, by this process.
 
     Notes
     -----
     Up to 1 GiB of patches stays in memory once read.
     """
 
-    def __init__(self, patches: Patches, *, seed: int, draws: int, workers: int, device: torch.device) -> None:
-        self.patches, self.seed, self.draws, self.device = patches, seed, draws, device
+    def __init__(
+        self, patches: Patches, *, seed: int, draws: int, workers: int, device: torch.device, accumulate: int = 1
+    ) -> None:
+        self.patches, self.seed, self.draws, self.device, self.accumulate = patches, seed, draws, device, accumulate
         self.ahead = AHEAD * workers
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="patches") if workers else None
         self.coming: dict[int, Future[tuple[Tensor, ...]]] = {}
@@ -117,9 +124,11 @@ class Feed:
 
     def awaited(self, pool: ThreadPoolExecutor, draw: int) -> tuple[Tensor, ...]:
         """What was read ahead for a draw; the next ones are asked for."""
-        for past in [number for number in self.coming if not draw <= number <= draw + self.ahead]:
+        own = (number for number in range(draw + 1, self.draws) if is_own(number, self.accumulate))
+        wanted = (draw, *itertools.islice(own, self.ahead))
+        for past in self.coming.keys() - set(wanted):
             self.coming.pop(past).cancel()
-        for number in range(draw, min(draw + self.ahead + 1, self.draws)):
+        for number in wanted:
             if number not in self.coming:
                 self.coming[number] = pool.submit(self.read, number)
         return self.coming.pop(draw).result()

@@ -4,7 +4,6 @@ Windows start on the network's stride counted from one origin, and are mirrored 
 by dask: while the network computes one, the next is read and the last is written.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
@@ -17,21 +16,11 @@ from torch import Tensor, nn
 from unetpipe.geometry import Box, NetGeometry, TileGrid, mirror
 from unetpipe.symmetries import GROUPS, Symmetry, applied, undone
 
-__all__ = ["choose_device", "predict_image", "predict_tiles", "read_window", "usable_threads"]
+__all__ = ["predict_image", "predict_tiles", "read_window"]
 
 ReadBox = Callable[[Box], NDArray[np.float32]]
 WriteCore = Callable[[Box, NDArray[np.float32]], None]
 Member = tuple[nn.Module, TileGrid]
-
-
-def usable_threads(wanted: int) -> int:
-    """The wanted number of threads, at most the processors this process may use."""
-    return max(1, min(wanted, len(os.sched_getaffinity(0))))
-
-
-def choose_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[np.float32]:

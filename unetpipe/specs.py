@@ -141,7 +141,8 @@ class TrainSpec(Checked):
     steps: int = key(2000, "optimiser steps", unit="steps", at_least=1)
     accumulate: int = key(
         1,
-        "patches of a step, one behind the other; its loss is their mean, or their sum under reduction: sum",
+        "patches of a step, one behind the other, or shared out evenly among GPUs; its loss is their mean, or their "
+        "sum under reduction: sum",
         at_least=1,
     )
     loss: Literal["cross_entropy", "binary_cross_entropy", "dice", "cross_entropy_dice", "focal"] = key(
@@ -173,6 +174,10 @@ class TrainSpec(Checked):
     )
     precision: Literal["float32", "tensorfloat32", "bfloat16", "float16"] = key(
         "float32", "arithmetic of convolutions in training; tensorfloat32 and float16 need a GPU"
+    )
+    compile: bool = key(
+        False,
+        "train the network as torch.compile builds it, which takes a minute and can pay on a GPU; not on a CPU",
     )
     validate_every: int = key(200, "steps between validations", unit="steps", at_least=1)
     best_by: Literal["iou", "dice", "pixel_error", "validation_loss"] = key(

@@ -9,14 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unetpipe.errors import ModelError
+from unetpipe.compilation import compiled
+from unetpipe.devices import set_tensorfloat32
+from unetpipe.errors import Interrupted, ModelError
 from unetpipe.feed import Feed, Patches
 from unetpipe.losses import loss as patch_loss
 from unetpipe.losses import pixel_weights
+from unetpipe.ranks import add_up, any_of, count, from_first, is_own
 from unetpipe.schedules import best_row, is_exhausted, learning_rate
-from unetpipe.signals import stop_asked, stop_if_asked
+from unetpipe.signals import stop_asked
 from unetpipe.specs import TrainSpec
-from unetpipe.trainstate import DTYPES, TrainingState, follow_average, judge, restore, snapshot
+from unetpipe.trainstate import DTYPES, TrainingState, follow_average, judge, restore, snapshot, spread
 
 __all__ = ["fit"]
 
@@ -29,6 +32,8 @@ Watch = Callable[[TrainingState, int], None]
 
 # Steps in a row that may be skipped before the training goes back.
 MOST_SKIPPED = 3
+# Steps in a row whose logits may be the same everywhere before the training ends.
+MOST_FLAT = 100
 # Steps between two looks at the losses where looking makes the device wait.
 LOOK = 32
 
@@ -61,6 +66,7 @@ def fit(
         w_c of each class over the whole training set.
     validate : callable or None
         Gives the scores of a network on the validation images; ``spec.best_by`` decides which parameters are best.
+        Of several processes, the first one's counts.
     save : callable
         Makes the state durable; called behind every validation, at intervals of time, and at the end.
     device : torch.device
@@ -83,7 +89,7 @@ def fit(
     Raises
     ------
     ModelError
-        If losses or gradients stay unusable.
+        If losses or gradients stay unusable, or the logits the same everywhere.
     Interrupted
         If a stop was asked for; the state has been saved.
 
@@ -96,13 +102,20 @@ def fit(
     A step whose loss or gradient is not finite, or whose gradient is far longer than the last ones, changes nothing.
     Behind more than three of them in a row, the training goes back to its last validation with half the learning
     rate; the second time, it ends.
+
+    Processes that share the training (`ranks`) share the patches of each step. They stop at the same step, and change
+    nothing but the order in which gradients are added up.
     """
     set_tensorfloat32(spec.precision == "tensorfloat32")
     balance = torch.tensor(class_weights, dtype=torch.float32, device=device)
     sees_at_once = device.type == "cpu" or state.scaler.is_enabled()
     stride = look_every or (1 if sees_at_once else LOOK)
     saved = time.monotonic()
-    with Feed(patches, seed=spec.seed, draws=spec.steps * spec.accumulate, workers=workers, device=device) as feed:
+    draws = spec.steps * spec.accumulate
+    with Feed(patches, seed=spec.seed, draws=draws, workers=workers, device=device, accumulate=spec.accumulate) as feed:
+        if spec.compile and state.step < spec.steps:
+            image = feed.take(state.step * spec.accumulate)[0]
+            state.compiled = compiled(state.network, image, dtype=DTYPES.get(spec.precision))
         clock = Clock(feed, state.step)
         while state.step < spec.steps and not is_exhausted(spec, state.history):
             validation = min(spec.steps, (state.step // spec.validate_every + 1) * spec.validate_every)
@@ -112,24 +125,22 @@ def fit(
                 save(state)
                 clock.start(state.step)
                 continue
+            if state.flat >= MOST_FLAT:
+                raise ModelError(dead(state, spec))
             if watch is not None:
-                watch(state, feed.pixels)
+                watch(state, feed.pixels * count())
             due = state.step == validation
             if due:
                 close_interval(state, spec, validate, clock.stop(state.step))
-            if due or stop_asked() or time.monotonic() - saved >= spec.checkpoint_s:
+            stop = any_of(stop_asked())
+            if due or stop or time.monotonic() - saved >= spec.checkpoint_s:
                 save(state)
-                stop_if_asked()
                 saved = time.monotonic()
+            if stop:
+                raise Interrupted("stopped on request; finished work is saved, the same command goes on")
             if due:
                 clock.start(state.step)
     return clock.seconds_per_step
-
-
-def set_tensorfloat32(wanted: bool) -> None:
-    """Let a GPU round the factors of float32 products to 10 bits, or not."""
-    torch.backends.cuda.matmul.allow_tf32 = wanted
-    torch.backends.cudnn.allow_tf32 = wanted
 
 
 def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, until: int) -> None:
@@ -142,9 +153,9 @@ def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, 
         tensors, plain = snapshot(state)
         before = {name: value.detach().clone() for name, value in tensors.items()}
         measured: list[Tensor] = []
-        while state.step < until and not (measured and stop_asked()):
+        while state.step < until and not (measured and any_of(stop_asked())):
             measured.append(train_step(state, spec, feed, balance, look=False))
-        if all(judge(state, loss, norm) for loss, norm in torch.stack(measured).tolist()):
+        if all(judge(state, *numbers) for numbers in torch.stack(measured).tolist()):
             return
         restore(state, before, plain)
     while state.step < until and state.skipped <= MOST_SKIPPED:
@@ -152,15 +163,16 @@ def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, 
 
 
 def train_step(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, look: bool) -> Tensor:
-    """One step; returns its loss and the length of its gradient, (2,), which decide here about it if looked at."""
+    """One step; returns what decides about it, here if looked at: (3,) loss, length of the gradient, spread."""
     rate = learning_rate(spec, state.step, state.history) * 0.5**state.retreats
     for group in state.optimiser.param_groups:
         group["lr"] = rate
-    buffers = [buffer.clone() for buffer in state.network.buffers()] if look else []
-    loss = gradient(state, spec, feed, balance)
+    buffers = [buffer.clone() for buffer in state.network.buffers()] if look or count() > 1 else []
+    sums = gradient(state, spec, feed, balance)
+    sums = add_up(sums, state.network, buffers, patches=spec.accumulate // count())
     state.scaler.unscale_(state.optimiser)
     norm = clipped_norm(state.network, spec.clip_norm)
-    measured = torch.stack([loss, norm])
+    measured = torch.stack([sums[0], norm, sums[1]])
     if not look or judge(state, *measured.tolist()):
         state.scaler.step(state.optimiser)
     else:
@@ -173,23 +185,27 @@ def train_step(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tenso
 
 
 def gradient(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor) -> Tensor:
-    """Leave the gradient of a step's patches in the parameters; returns the loss."""
+    """Leave the gradient of a step's patches in the parameters; returns their loss and mean spread, (2,).
+
+    Of several processes, each leaves what its own patches add to both.
+    """
     state.network.train()
     state.optimiser.zero_grad(set_to_none=True)
     share = 1.0 if spec.reduction == "sum" else 1.0 / spec.accumulate
-    total = torch.zeros((), device=balance.device)
-    for draw in range(state.step * spec.accumulate, (state.step + 1) * spec.accumulate):
+    sums = torch.zeros(2, device=balance.device)
+    draws = range(state.step * spec.accumulate, (state.step + 1) * spec.accumulate)
+    for draw in (draw for draw in draws if is_own(draw, spec.accumulate)):
         image, classes, separation = feed.take(draw)
         # Dropout draws from torch's global generator: seeding it by the draw makes it a function of (seed, step).
         torch.manual_seed(int(np.random.SeedSequence((spec.seed, draw)).generate_state(1)[0]))
         with torch.autocast(balance.device.type, DTYPES.get(spec.precision), enabled=spec.precision in DTYPES):
-            logits = state.network(image)
+            logits = state.trained(image)
         logits, classes, separation = centred(logits, classes, separation)
         weights = pixel_weights(classes, separation, balance)
         loss = share * patch_loss(logits, classes, weights, kind=spec.loss, reduction=spec.reduction)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return total
+        sums += torch.stack([loss.detach(), spread(logits) / spec.accumulate])
+    return sums
 
 
 def centred(*maps: Tensor) -> list[Tensor]:
@@ -202,7 +218,8 @@ def centred(*maps: Tensor) -> list[Tensor]:
 def clipped_norm(network: nn.Module, longest: float) -> Tensor:
     """Length of the gradient over all parameters; the gradient is shortened to `longest`, if that is not 0."""
     parameters = list(network.parameters())
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # The same number everywhere, to the last bit, however different the GPUs are that share the training.
+    norm = from_first(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if longest:
         torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
     return norm
@@ -223,6 +240,17 @@ def retreat(state: TrainingState, recall: Recall | None) -> None:
     state.retreats += 1
 
 
+def dead(state: TrainingState, spec: TrainSpec) -> str:
+    """What to say of a network that gives the same logits everywhere."""
+    remedy = "take another seed or a lower learning_rate, and check the images"
+    if getattr(spec.network, "head_relu", False):
+        remedy = "set network.head_relu: false, or take another seed"
+    return (
+        f"training: no logit differs between pixels in {state.flat} steps in a row up to step {state.step}: the head "
+        f"is dead and learns no more; {remedy}"
+    )
+
+
 def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | None, speed: str) -> None:
     """Validate, add a row to the history, and keep the parameters if they are the best so far."""
     row: dict[str, Any] = {
@@ -232,7 +260,11 @@ def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | N
     }
     if validate is not None:
         state.judged.eval()
+        # As it will predict, whatever the arithmetic of the training.
+        set_tensorfloat32(False)
         row |= validate(state.judged)
+        set_tensorfloat32(spec.precision == "tensorfloat32")
+    row = from_first(row)
     state.history.append(row)
     state.loss_sum, state.losses = 0.0, 0
     state.anchor = state.anchor if state.skipped else state.step
@@ -260,7 +292,8 @@ class Clock:
         seconds = max(time.monotonic() - self.begun, 1e-9)
         self.seconds, self.steps = self.seconds + seconds, self.steps + step - self.step
         waited = (self.feed.waited_s - self.waited_s) / seconds
-        return f"{(self.feed.pixels - self.pixels) / seconds:.3g} pixels/s, waited for patches {100 * waited:.2g} %"
+        rate = (self.feed.pixels - self.pixels) * count() / seconds
+        return f"{rate:.3g} pixels/s, waited for patches {100 * waited:.2g} %"
 
     @property
     def seconds_per_step(self) -> float:

@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from unetpipe.errors import ConfigError
+from unetpipe.ranks import count, from_first
 from unetpipe.specs import TrainSpec
 
-__all__ = ["TrainingState", "follow_average", "judge", "restore", "snapshot", "start"]
+__all__ = ["TrainingState", "follow_average", "follow_first", "judge", "restore", "snapshot", "spread", "start"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # A gradient is an outlier if it is longer than both: this times the median of the last ones ...
@@ -21,6 +23,8 @@ FAR_ABOVE_MEDIAN = 100.0
 FAR_ABOVE_LONGEST = 10.0
 WINDOW = 64
 ENOUGH = 16
+# Logits that spread less than this are the same everywhere.
+FLAT = 1e-6
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ class TrainingState:
         Lengths of the last 64 gradients that were used and not zero.
     skipped : int
         Steps skipped in a row.
+    flat : int
+        Steps in a row whose logits were the same everywhere; skipped steps say nothing.
     anchor : int
         Step of the last validation that did not lie among skipped steps, where a lost training goes back to; 0 for
         the first state.
@@ -56,6 +62,8 @@ class TrainingState:
         One row per validation: step, learning rate, training loss, and what validation gave.
     best : dict of str to Tensor
         Parameters of the best validation so far; empty before the first.
+    compiled : callable or None
+        The network's compiled form, with the same parameters; None if there is none.
     """
 
     network: nn.Module
@@ -67,10 +75,17 @@ class TrainingState:
     losses: int = 0
     norms: list[float] = field(default_factory=list)
     skipped: int = 0
+    flat: int = 0
     anchor: int = 0
     retreats: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    compiled: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def trained(self) -> Callable[[Tensor], Tensor]:
+        """What computes the logits in training: the network, or its compiled form where there is one."""
+        return self.network if self.compiled is None else self.compiled
 
     @property
     def judged(self) -> nn.Module:
@@ -79,7 +94,7 @@ class TrainingState:
 
 
 # What of the state is plain JSON data.
-PLAIN = ("step", "loss_sum", "losses", "norms", "skipped", "anchor", "retreats", "history")
+PLAIN = ("step", "loss_sum", "losses", "norms", "skipped", "flat", "anchor", "retreats", "history")
 
 
 def start(network: nn.Module, spec: TrainSpec, device: torch.device) -> TrainingState:
@@ -161,7 +176,28 @@ def follow_average(state: TrainingState, decay: float) -> None:
             mean.copy_(now)
 
 
-def judge(state: TrainingState, loss: float, norm: float) -> bool:
+def spread(logits: Tensor) -> Tensor:
+    """How far the logits differ between pixels.
+
+    Parameters
+    ----------
+    logits : (N, L, m, m) float tensor
+        Of a batch with any structure in its images.
+
+    Returns
+    -------
+    () float32 tensor
+        Standard deviation over batch and pixels of the channel where it is largest.
+
+    Examples
+    --------
+    >>> spread(torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]]))
+    tensor(1.)
+    """
+    return logits.detach().float().std(dim=(0, 2, 3), correction=0).amax()
+
+
+def judge(state: TrainingState, loss: float, norm: float, deviation: float = math.inf) -> bool:
     """Whether a step may be used; the state takes note of it.
 
     Parameters
@@ -172,6 +208,8 @@ def judge(state: TrainingState, loss: float, norm: float) -> bool:
         Loss of the step.
     norm : float
         Length of its gradient.
+    deviation : float
+        How far its logits differed between pixels.
 
     Returns
     -------
@@ -188,6 +226,7 @@ def judge(state: TrainingState, loss: float, norm: float) -> bool:
     if finite and not is_outlier(norm, state.norms):
         state.norms = [*state.norms, norm][-WINDOW:] if norm > 0 else state.norms
         state.loss_sum, state.losses, state.skipped = state.loss_sum + loss, state.losses + 1, 0
+        state.flat = state.flat + 1 if deviation < FLAT else 0
         return True
     rescales = state.scaler.is_enabled() and math.isfinite(loss) and not finite and state.scaler.get_scale() > 1
     state.skipped += 0 if rescales else 1
@@ -249,6 +288,13 @@ def restore(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, A
     state.scaler.load_state_dict(plain["scaler"])
     for name in PLAIN:
         setattr(state, name, copy.copy(plain[name]))
+
+
+def follow_first(state: TrainingState) -> None:
+    """Put the state of the first process into that of every other; its best parameters stay with it alone."""
+    if count() > 1:
+        tensors, plain = snapshot(state)
+        restore(state, *from_first(({name: value.detach().cpu() for name, value in tensors.items()}, plain)))
 
 
 def part(values: dict[str, Any], prefix: str) -> dict[str, Any]:

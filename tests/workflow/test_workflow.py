@@ -19,6 +19,13 @@ def test_the_default_profile_is_used_by_itself(blank: Any) -> None:
     assert "Shell command: exec python -m unetpipe train" in said, "printshellcmds"
 
 
+@pytest.mark.parametrize(("given", "gpus"), [((), 1), (("--resources", "gpu=2", "--set-resources", "train:gpu=2"), 2)])
+def test_the_training_is_told_its_gpus(blank: Any, given: tuple[str, ...], gpus: int) -> None:
+    asked = blank.snakemake("-n", "--cores", "2", *given)
+    commands = [line for line in (asked.stdout + asked.stderr).splitlines() if "unetpipe train" in line]
+    assert len(commands) == 1 and f" --gpus {gpus} " in commands[0]
+
+
 @pytest.mark.slow
 def test_a_thousand_samples(blank: Any, tmp_path: Path) -> None:
     tree = blank.copy(tmp_path / "project")

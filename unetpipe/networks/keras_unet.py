@@ -7,9 +7,7 @@ from torch import Tensor, nn
 from unetpipe.netspecs import KerasUnetSpec
 from unetpipe.networks.initialisation import keras_initial
 
-__all__ = ["KerasUnet", "build", "is_dead"]
-
-DEAD = 1e-6
+__all__ = ["KerasUnet", "build"]
 
 
 def build(spec: KerasUnetSpec, *, seed: int) -> "KerasUnet":
@@ -34,33 +32,6 @@ def build(spec: KerasUnetSpec, *, seed: int) -> "KerasUnet":
     network = KerasUnet(spec)
     keras_initial(network, seed=seed, last=network.last)
     return network
-
-
-def is_dead(logits: Tensor) -> bool:
-    """Whether the head has died: no logit differs between pixels.
-
-    Parameters
-    ----------
-    logits : (N, L, m, m) float tensor
-        Of a batch with any structure in its images.
-
-    Returns
-    -------
-    bool
-        True if the standard deviation of every channel over batch and pixels is below 1e-6.
-
-    Notes
-    -----
-    Once both channels of the ReLU in front of the last layer are zero everywhere, no gradient passes: only the bias
-    of the last layer is still trained. Reading the answer waits for the device: ask once in a while.
-
-    Examples
-    --------
-    >>> is_dead(torch.full((1, 1, 4, 4), -0.3)), is_dead(torch.eye(4)[None, None])
-    (True, False)
-    """
-    deviation = logits.detach().float().std(dim=(0, 2, 3), correction=0)
-    return bool(deviation.max() < DEAD)
 
 
 class DoubleConv(nn.Sequential):
@@ -107,6 +78,9 @@ class KerasUnet(nn.Module):
     last encoder level, before both its pooling and its skip, and behind that of the bottleneck. A 2x2 convolution
     padded below and right shifts features by half a pixel of its level, so that the network does not commute with
     flips; padded on all sides it does not shift.
+
+    The ReLU in front of the last layer can die: once both of its channels are zero everywhere, no gradient passes, and
+    only the bias of the last layer is still trained.
     """
 
     def __init__(self, spec: KerasUnetSpec) -> None:

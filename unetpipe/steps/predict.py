@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unetpipe.checkpoints import read_weights
+from unetpipe.devices import choose_device, set_tensorfloat32, usable_threads
 from unetpipe.errors import ModelError
 from unetpipe.geometry import Box, TileGrid
-from unetpipe.inference import choose_device, predict_tiles, usable_threads
+from unetpipe.inference import predict_tiles
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.manifests import Manifest, open_ledger, read_manifest
 from unetpipe.netspecs import NetworkSpec, network_spec
@@ -50,6 +51,7 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
         check_fit(source, trained)
         torch.set_num_threads(usable_threads(threads))
         device = choose_device()
+        set_tensorfloat32(False)
         if device.type == "cpu":
             log.warning("predict: no GPU found; using the CPU with %d threads", torch.get_num_threads())
         pixels = open_plane(source.store / "0")

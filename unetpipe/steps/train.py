@@ -4,10 +4,10 @@ import hashlib
 import json
 import logging
 import os
-import resource
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from unetpipe.checkpoints import (
     write_checkpoint,
     write_weights,
 )
-from unetpipe.errors import ConfigError, ModelError
-from unetpipe.inference import choose_device, predict_image, usable_threads
+from unetpipe.devices import choose_devices, total_bytes, usable_threads, used_bytes
+from unetpipe.errors import ConfigError, ModelError, StoreError
+from unetpipe.footprint import is_out_of_memory, out_of_memory
+from unetpipe.inference import predict_image
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.losses import class_balance
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
@@ -34,12 +36,14 @@ from unetpipe.metrics.scores import macro_mean
 from unetpipe.metrics.tables import confusion
 from unetpipe.networks import build_network
 from unetpipe.patches import PatchStores, open_patches
+from unetpipe.processes import together
 from unetpipe.progress import EventFiles, Progress
-from unetpipe.schedules import best_row
+from unetpipe.ranks import is_first
+from unetpipe.schedules import best_row, is_exhausted
 from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.training import Validate, fit
-from unetpipe.trainstate import TrainingState, restore, snapshot, start
+from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
 
 __all__ = ["train"]
 
@@ -48,8 +52,47 @@ log = logging.getLogger(__name__)
 VALIDATION_CORE = 512
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a process must know to train.
+
+    Parameters
+    ----------
+    inputs : tuple of Path
+        Manifests.
+    output : Path
+        The manifest to be written; others lie where it says.
+    store : Path
+        The result's folder.
+    identity : dict
+        What the result depends on.
+    spec : TrainSpec
+        How to train.
+    threads : int
+        Processors to use, of this process.
+    workers : int
+        Threads that read patches ahead.
+    """
+
+    inputs: tuple[Path, ...]
+    output: Path
+    store: Path
+    identity: dict[str, Any]
+    spec: TrainSpec
+    threads: int
+    workers: int
+
+
 def train(
-    inputs: Sequence[Path], *, output: Path, spec: TrainSpec, code: str, threads: int, workers: int | None = None
+    inputs: Sequence[Path],
+    *,
+    output: Path,
+    spec: TrainSpec,
+    code: str,
+    threads: int,
+    workers: int | None = None,
+    gpus: int = 1,
+    devices: Sequence[torch.device] | None = None,
 ) -> None:
     """Train one network.
 
@@ -68,6 +111,10 @@ def train(
     Patches are read ahead by `workers` threads, by default as many as `threads` leaves, at most 2; their number
     changes no result. Where tensorboard is installed, event files go to ``events/NAME`` beside the folder of the
     models, and what the training took to ``costs/NAME.json``.
+
+    Several GPUs (or any `devices`) share the patches of each step, one process each, and the processors among them.
+    Their number is no part of the key: like that of the threads, it changes the order of additions only. The card
+    tells both.
     """
     manifests = [read_manifest(path) for path in inputs]
     with open_ledger(output, stage="train", spec=spec, code=code, inputs=manifests) as ledger:
@@ -75,63 +122,97 @@ def train(
             shutil.rmtree(aside_of(ledger), ignore_errors=True)
             return
         patches = [m for m in manifests if m.stage == "augment"]
-        side = seen_side(patches, spec)
+        seen_side(patches, spec)
         check_validation(manifests, spec)
-        device = prepared_device(threads)
-        state = first_state(spec, device)
-        take_up(state, ledger)
-        intensity = patches[0].facts["intensity"]
-        counts = np.sum([m.facts["class_counts"] for m in patches], axis=0)
-        balance = class_balance(counts).tolist() if spec.balance else [1.0] * spec.network.classes
-        progress, events = Progress(spec.steps, sys.stderr), EventFiles(output.parents[1] / "events" / output.stem)
-        try:
-            seconds = fit(
-                state,
-                spec,
-                PatchStores(tuple(open_patches(m.store) for m in patches), side),
-                class_weights=balance,
-                validate=validation(manifests, spec, intensity, device, progress),
-                save=lambda now: save(now, ledger, events),
-                recall=lambda now, step: recall(now, step, ledger, spec, device),
-                watch=lambda now, pixels: progress.show(now.step, now.loss_sum / max(now.losses, 1), pixels),
-                workers=min(2, threads - 1) if workers is None else workers,
-                device=device,
-            )
-        finally:
-            progress.clear()
-            events.close()
-        write_cost(output, seconds, device)
-        facts = {
-            "network": json.loads(canonical_json(spec.network)),
-            "intensity": intensity,
-            "pixel_size_um": patches[0].facts["pixel_size_um"],
-            "class_weights": balance,
-            "parameters": sum(parameter.numel() for parameter in state.network.parameters()),
-            "steps": state.step,
-            "kept_step": int(state.history[best_row(state.history, spec.best_by)]["step"]),
-            "retreats": state.retreats,
-        }
-        publish(
-            ledger,
-            state,
-            facts,
-            {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type},
+        devices = devices or choose_devices(gpus)
+        check_share(spec, len(devices))
+        share = max(1, threads // len(devices))
+        # A GPU computes while its process reads; a processor does both itself.
+        readers = min(2, max(share - 1, int(devices[0].type == "cuda")))
+        job = Job(
+            inputs=tuple(inputs),
+            output=output,
+            store=ledger.store,
+            identity=ledger.identity,
+            spec=spec,
+            threads=share,
+            workers=readers if workers is None else workers,
         )
+        together(optimise, devices, job)
+        circumstances = {
+            "torch": torch.__version__,
+            "threads": usable_threads(share),
+            "device": devices[0].type,
+            "devices": len(devices),
+        }
+        publish(ledger, patches, spec, circumstances)
+
+
+def check_share(spec: TrainSpec, devices: int) -> None:
+    """Each device needs as many patches of a step as the others."""
+    below = spec.accumulate // devices * devices
+    if spec.accumulate != below:
+        near = f"{below} or {below + devices}" if below else f"{devices}"
+        raise ConfigError(
+            f"train.accumulate: expected a multiple of the {devices} GPUs, which share the patches of each step, came "
+            f"{spec.accumulate}; use {near}, or fewer GPUs"
+        )
+
+
+def optimise(device: torch.device, job: Job) -> None:
+    """Train on a device to the end, which is the last checkpoint; the first of several processes writes."""
+    spec, manifests = job.spec, [read_manifest(path) for path in job.inputs]
+    patches = [m for m in manifests if m.stage == "augment"]
+    side, first = seen_side(patches, spec), is_first()
+    prepare(device, job.threads)
+    progress = Progress(spec.steps, sys.stderr)
+    events = EventFiles(job.output.parents[1] / "events" / job.output.stem)
+    try:
+        state = first_state(spec, device)
+        if first:
+            take_up(state, job)
+        follow_first(state)
+        seconds = fit(
+            state,
+            spec,
+            PatchStores(tuple(open_patches(m.store) for m in patches), side),
+            class_weights=class_weights(patches, spec),
+            validate=validation(manifests, spec, patches[0].facts["intensity"], device, progress) if first else None,
+            save=lambda now: save(now, job, events),
+            recall=lambda now, step: recall(now, step, job, spec, device),
+            watch=(lambda now, pixels: show(progress, now, pixels)) if first else None,
+            workers=job.workers,
+            device=device,
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(out_of_memory(spec, side, used_bytes(device), total_bytes(device))) from None
+    finally:
+        progress.clear()
+        events.close()
+    if first:
+        write_cost(job.output, seconds, device)
+
+
+def show(progress: Progress, state: TrainingState, pixels: int) -> None:
+    """Tell where the training is."""
+    progress.show(state.step, state.loss_sum / max(state.losses, 1), pixels)
+
+
+def class_weights(patches: Sequence[Manifest], spec: TrainSpec) -> list[float]:
+    """w_c of each class over all training samples."""
+    counts = np.sum([m.facts["class_counts"] for m in patches], axis=0)
+    return class_balance(counts).tolist() if spec.balance else [1.0] * spec.network.classes
 
 
 def write_cost(output: Path, seconds_per_step: float, device: torch.device) -> None:
     """Write what this run took, outside of the result, for no two runs take the same."""
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_bytes()
-    cost = {"seconds_per_step": round(seconds_per_step, 4), "peak_mb": round(peak / 1e6), "device": device.type}
+    peak_mb = round(used_bytes(device) / 1e6)
+    cost = {"seconds_per_step": round(seconds_per_step, 4), "peak_mb": peak_mb, "device": device.type}
     path = output.parents[1] / "costs" / output.name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(cost).encode())
-
-
-def resident_bytes() -> int:
-    """Largest memory that this process has had so far."""
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:
@@ -157,17 +238,15 @@ def check_validation(manifests: Sequence[Manifest], spec: TrainSpec) -> None:
         )
 
 
-def prepared_device(threads: int) -> torch.device:
-    """The device to train on, with everything set that makes equal runs give equal bits."""
+def prepare(device: torch.device, threads: int) -> None:
+    """Set everything that makes equal runs on a device give equal bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory guards code that reads it unwritten; here it would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(usable_threads(threads))
-    device = choose_device()
     if device.type == "cpu":
-        log.warning("train: no GPU found; using the CPU with %d threads", torch.get_num_threads())
-    return device
+        log.warning("train: no GPU to use; using the CPU with %d threads", torch.get_num_threads())
 
 
 def first_state(spec: TrainSpec, device: torch.device) -> TrainingState:
@@ -224,21 +303,24 @@ def validation_pair(image: Manifest, truth: Manifest, intensity: Any) -> tuple[N
     return normalise(plane.read_whole(), limits), open_plane(truth.store / "classes" / "0").read_whole()
 
 
-def save(state: TrainingState, ledger: Ledger, events: EventFiles) -> None:
-    """Write a checkpoint; the one that a lost training goes back to stays."""
-    tensors, plain = snapshot(state)
-    tensors |= {f"best.{name}": value for name, value in state.best.items()}
-    write_checkpoint(folder_of(ledger), state.step, tensors, plain, owner=owner_of(ledger), keep=state.anchor)
-    events.follow(state.history)
+def save(state: TrainingState, job: Job, events: EventFiles) -> None:
+    """Write a checkpoint, by the first of several processes; the one that a lost training goes back to stays."""
+    if is_first():
+        tensors, plain = snapshot(state)
+        tensors |= {f"best.{name}": value for name, value in state.best.items()}
+        write_checkpoint(folder_of(job), state.step, tensors, plain, owner=owner_of(job), keep=state.anchor)
+        events.follow(state.history)
 
 
-def recall(state: TrainingState, step: int, ledger: Ledger, spec: TrainSpec, device: torch.device) -> None:
+def recall(state: TrainingState, step: int, job: Job, spec: TrainSpec, device: torch.device) -> None:
     """Put a state back to what was saved behind a step, or to the first one, and forget what came later."""
-    if step:
-        put_back(state, *read_checkpoint(folder_of(ledger), step, owner=owner_of(ledger)))
-    else:
-        put_back(state, *snapshot(first_state(spec, device)))
-    forget_checkpoints(folder_of(ledger), behind=step)
+    if is_first():
+        if step:
+            put_back(state, *read_checkpoint(folder_of(job), step, owner=owner_of(job)))
+        else:
+            put_back(state, *snapshot(first_state(spec, device)))
+        forget_checkpoints(folder_of(job), behind=step)
+    follow_first(state)
 
 
 def put_back(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -247,12 +329,12 @@ def put_back(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, 
     state.best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
 
 
-def take_up(state: TrainingState, ledger: Ledger) -> None:
+def take_up(state: TrainingState, job: Job) -> None:
     """Put a state to the last checkpoint, if there is one of this very training."""
-    folder, aside = folder_of(ledger), aside_of(ledger)
+    folder, aside = folder_of(job), aside_of(job)
     if aside.exists() and not folder.exists():
         aside.rename(folder)
-    found = read_latest_checkpoint(folder, owner=owner_of(ledger))
+    found = read_latest_checkpoint(folder, owner=owner_of(job))
     if found is None:
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -261,29 +343,47 @@ def take_up(state: TrainingState, ledger: Ledger) -> None:
     log.info("going on behind step %d", state.step)
 
 
-def folder_of(ledger: Ledger) -> Path:
+def folder_of(work: Job | Ledger) -> Path:
     """Where the checkpoints of a training lie."""
-    return ledger.store / "checkpoints"
+    return work.store / "checkpoints"
 
 
-def aside_of(ledger: Ledger) -> Path:
+def aside_of(work: Job | Ledger) -> Path:
     """Where they lie while the result is published, for that lists all that is in the store."""
-    return ledger.store.with_name(f".{ledger.store.name}.checkpoints")
+    return work.store.with_name(f".{work.store.name}.checkpoints")
 
 
-def owner_of(ledger: Ledger) -> str:
+def owner_of(work: Job | Ledger) -> str:
     """Digest of what is trained, how, by which code, and on what."""
-    return hashlib.sha256(canonical_json(ledger.identity).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(work.identity).encode()).hexdigest()
 
 
-def publish(ledger: Ledger, state: TrainingState, facts: dict[str, Any], circumstances: dict[str, Any]) -> None:
-    """Write the best parameters, their card and the history, and close the ledger."""
-    digest = write_weights(ledger.store / "weights.safetensors", state.best)
+def publish(ledger: Ledger, patches: Sequence[Manifest], spec: TrainSpec, circumstances: dict[str, Any]) -> None:
+    """Write the best parameters, their card and the history, all from the last checkpoint, and close the ledger."""
+    found = read_latest_checkpoint(folder_of(ledger), owner=owner_of(ledger))
+    tensors, plain = found if found is not None else ({}, {"step": 0, "history": []})
+    best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+    step, history = plain["step"], plain["history"]
+    if step < spec.steps and not is_exhausted(spec, history):
+        raise StoreError(
+            f"{folder_of(ledger)}: the last checkpoint is damaged; the same command goes on from step {step}"
+        )
+    facts = {
+        "network": json.loads(canonical_json(spec.network)),
+        "intensity": patches[0].facts["intensity"],
+        "pixel_size_um": patches[0].facts["pixel_size_um"],
+        "class_weights": class_weights(patches, spec),
+        "parameters": sum(p.numel() for p in build_network(spec.network, seed=spec.seed).parameters()),
+        "steps": step,
+        "kept_step": int(history[best_row(history, spec.best_by)]["step"]),
+        "retreats": plain["retreats"],
+    }
+    digest = write_weights(ledger.store / "weights.safetensors", best)
     card = {"sha256": digest, **facts, "circumstances": circumstances}
     write_file(ledger.store / "card.json", json.dumps(card, indent=1, sort_keys=True).encode())
-    write_file(ledger.store / "history.csv", pd.DataFrame(state.history).to_csv(index=False).encode())
+    write_file(ledger.store / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
     ledger.append("weights", digest)
     shutil.rmtree(aside_of(ledger), ignore_errors=True)
     folder_of(ledger).rename(aside_of(ledger))
-    ledger.publish({**facts, "weights": digest, "history": state.history})
+    ledger.publish({**facts, "weights": digest, "history": history})
     shutil.rmtree(aside_of(ledger), ignore_errors=True)

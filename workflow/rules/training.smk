@@ -60,5 +60,5 @@ rule train:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
         code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.network_modules(wildcards.model)),
     shell:
-        "exec python -m unetpipe train {input:q} --output {output:q} --threads {threads}"
+        "exec python -m unetpipe train {input:q} --output {output:q} --threads {threads} --gpus {resources.gpu}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
