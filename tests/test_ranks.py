@@ -82,9 +82,11 @@ def test_two_processes_train_as_one(name: str, runs: Path, ranked: Any) -> None:
     expected, expected_plain = ranked.snapshot(state)
     assert tensors.keys() == expected.keys()
     for key, value in expected.items():
-        # Absolutely for parameters, which are below 1; momenta of summed losses are as long as these are large.
+        # Absolutely for parameters, which are below 1. Momenta add up a hundred gradients with their rounding errors,
+        # and those of summed losses are as long as these are large.
         off = (tensors[key].double() - value.double()).abs().max()
-        assert off <= 1e-6 * max(1.0, float(value.abs().max())), key
+        tolerance = 1e-5 if key.startswith("optimiser.") else 1e-6
+        assert off <= tolerance * max(1.0, float(value.abs().max())), key
     assert len(plain["history"]) == len(expected_plain["history"])
     for row, wanted in zip(plain["history"], expected_plain["history"], strict=True):
         assert row == pytest.approx(wanted, rel=1e-5, abs=1e-6)

@@ -84,10 +84,11 @@ def read_one(array: Any, index: int) -> NDArray[Any]:
     Hardly more than the decoding itself; zarr's own way takes twice that, for it hands each array through several
     threads. A shard ends with a table of the chunks' places and sizes, and its checksum; a chunk is zstd with its own.
     """
-    block, place = divmod(index, BLOCK)
+    per_shard = array.shards[0]
+    block, place = divmod(index, per_shard)
     shape = array.shape[1:]
     with Path(array.store.root, "c", str(block), *"0" * len(shape)).open("rb") as file:
-        file.seek(-(16 * BLOCK + 4), os.SEEK_END)
+        file.seek(-(16 * per_shard + 4), os.SEEK_END)
         start, size = struct.unpack_from("<QQ", checked(file.read()), 16 * place)
         if size == MISSING:
             raise ValueError("it was never written")

@@ -37,25 +37,41 @@ def test_a_thousand_samples(blank: Any, tmp_path: Path) -> None:
     assert len(tree.pending()) == 1000 + 200 + 2 * 100 + 1 + 2 * 850 + 50 + 1
 
 
-def test_seeds_folds_and_ensembles_in_one_run(blank: Any, tmp_path: Path) -> None:
+# Sample a is in fold 0, b in fold 1, t is for the test; an ensemble's members have seen both a and b.
+MANY = {"m-s1-f0": "at", "m-s1-f1": "bt", "m-s2-f0": "at", "m-s2-f1": "bt", "all": "t"}
+
+
+@pytest.fixture
+def many(blank: Any, tmp_path: Path) -> Any:
+    """A project with two seeds, two folds and an ensemble."""
     tree = blank.copy(tmp_path / "project")
     network = {"depth": 1, "base_width": 2, "dropout": 0.0}
     tree.configure(models={"m": {"network": network, "seeds": [1, 2]}}, train={"steps": 4, "validate_every": 4})
     with (tree.folder / "config" / "config.yaml").open("a") as file:
         file.write("folds: 2\nensembles: {all: [m]}\n")
-    tree.run()
-    manifests = tree.manifests()
-    models = {"m-s1-f0", "m-s1-f1", "m-s2-f0", "m-s2-f1"}
-    assert {name for name in manifests if name.startswith("models/")} == {f"models/{model}" for model in models}
-    # Sample a is in fold 0, b in fold 1; t is for the test; the ensemble's members have seen both, so it gets t alone.
-    wanted = {f"metrics/{m}/{s}" for m in models for s in ("t", "a" if m.endswith("f0") else "b")} | {"metrics/all/t"}
+    return tree
+
+
+def test_seeds_folds_and_ensembles_are_asked_for(many: Any) -> None:
+    pending = many.pending()
+    for kind, more in (("metrics", ""), ("segmentations", "s"), ("probabilities", "s")):
+        wanted = {f"{kind}/{model}/{sample}" for model, samples in MANY.items() for sample in samples + more}
+        assert {name for name in pending if name.startswith(kind)} == wanted
+    assert {name for name in pending if name.startswith("models/")} == {f"models/{m}" for m in MANY if m != "all"}
+
+
+@pytest.mark.slow
+def test_seeds_folds_and_ensembles_in_one_run(many: Any) -> None:
+    many.run()
+    manifests = many.manifests()
+    wanted = {f"metrics/{model}/{sample}" for model, samples in MANY.items() for sample in samples}
     assert {name for name in manifests if name.startswith("metrics/")} == wanted
     inputs = json.loads(manifests["models/m-s1-f0"])["inputs"]
     assert "patches/b" in inputs and "patches/a" not in inputs
     assert sum(name.startswith("models/") for name in json.loads(manifests["probabilities/all/t"])["inputs"]) == 4
-    costs = (tree.results / "costs.tsv").read_text().splitlines()
+    costs = (many.results / "costs.tsv").read_text().splitlines()
     assert len(costs) == 5 and costs[0].split("\t")[:4] == ["network", "parameters", "steps", "seconds_per_step"]
-    assert tree.pending() == set()
+    assert many.pending() == set()
 
 
 def test_snakemake_writes_its_own_report(finished: Any, tmp_path: Path) -> None:
