@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetpipe.geometry import Box, NetGeometry, TileGrid, mirror
+from unetpipe.networks import class_logits
 from unetpipe.symmetries import GROUPS, Symmetry, applied, undone
 
 __all__ = ["predict_image", "predict_tiles", "read_window"]
@@ -116,12 +117,7 @@ def probabilities_of(
     """Probabilities of the classes for one window, seen in one form: (C, n, n) -> (K, m, m)."""
     batch = applied(torch.from_numpy(np.ascontiguousarray(window))[None], symmetry)
     logits = network(batch.to(device, memory_format=torch.channels_last))
-    return undone(torch.softmax(class_logits(logits.float()), dim=1)[0], symmetry)
-
-
-def class_logits(logits: Tensor) -> Tensor:
-    """(N, L, m, m) -> (N, K, m, m): a single logit z stands for the pair [0, z], whose softmax is its sigmoid."""
-    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+    return undone(torch.softmax(class_logits(logits), dim=1)[0], symmetry)
 
 
 def predict_image(

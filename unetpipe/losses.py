@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetpipe.errors import AnnotationError, ModelError
+from unetpipe.networks import class_logits
 
 __all__ = [
     "binary_cross_entropy",
@@ -166,7 +167,7 @@ def binary_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor, *, re
         raise ModelError(
             f"binary cross-entropy: expected logits of 1 or 2 channels, came {logits.shape[1]}; use loss: cross_entropy"
         )
-    z = as_pair(logits).diff(dim=1)[:, 0]
+    z = class_logits(logits).diff(dim=1)[:, 0]
     targets, weights = valid_targets(classes, weights)
     losses = F.binary_cross_entropy_with_logits(z, targets.to(z.dtype), reduction="none")
     return reduced(losses, weights, reduction)
@@ -252,7 +253,7 @@ def soft_dice(logits: Tensor, classes: Tensor, weights: Tensor, *, reduction: Re
     0.3333
     """
     targets, weights = valid_targets(classes, weights)
-    probabilities = torch.softmax(as_pair(logits), dim=1)
+    probabilities = torch.softmax(class_logits(logits), dim=1)
     k = torch.arange(probabilities.shape[1], device=targets.device)[:, None, None]
     weights = weights[:, None]
     truth = (targets[:, None] == k) * weights
@@ -260,12 +261,6 @@ def soft_dice(logits: Tensor, classes: Tensor, weights: Tensor, *, reduction: Re
     both = (probabilities * weights).sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
     per_patch = (1 - (2 * common + SMOOTHING) / (both + SMOOTHING)).mean(dim=1)
     return per_patch.sum() if reduction == "sum" else per_patch.mean()
-
-
-def as_pair(logits: Tensor) -> Tensor:
-    """(N, K, Y, X), at least float32; a single channel z becomes [0, z]."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 def valid_targets(classes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,7 +272,7 @@ def valid_targets(classes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 def true_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
     """(N, Y, X) log of the true class's softmax."""
     # gather and not nll_loss, which has no deterministic form for images on a GPU.
-    return F.log_softmax(as_pair(logits), dim=1).gather(1, targets[:, None])[:, 0]
+    return F.log_softmax(class_logits(logits), dim=1).gather(1, targets[:, None])[:, 0]
 
 
 def reduced(losses: Tensor, weights: Tensor, reduction: Reduction) -> Tensor:
