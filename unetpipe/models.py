@@ -135,10 +135,10 @@ def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tu
     if name in models or name in {model.entry for model in models.values()}:
         raise ConfigError(f"{place}: there is a model of this name; choose another one")
     names = list(wanted)
-    known = [*models, *dict.fromkeys(model.entry for model in models.values())]
+    known = [*models, *(model.entry for model in models.values())]
     for one in names:
         if one not in known:
-            raise ConfigError(f"{place}: {unknown(one, known).replace('key', 'model')}")
+            raise ConfigError(f"{place}: {unknown(one, known, 'model')}")
     found = tuple(one for one, model in models.items() if one in names or model.entry in names)
     if not found:
         raise ConfigError(f"{place}: expected a list of models, came none")
@@ -199,7 +199,7 @@ def read_preset(name: Any, place: str) -> dict[str, Any]:
         return {}
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if name not in known:
-        raise ConfigError(f"{place}.preset: {unknown(str(name), known).replace('key', 'preset')}, in {PRESETS}")
+        raise ConfigError(f"{place}.preset, in {PRESETS}: {unknown(str(name), known, 'preset')}")
     return read_yaml(PRESETS / f"{name}.yaml")
 
 

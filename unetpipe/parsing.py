@@ -47,7 +47,7 @@ def describe(error: ValidationError, kind: Any, where: str) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"{place}: {unknown(str(first['loc'][-1]), [field.name for field in dataclasses.fields(holder)])}"
     if first["type"] == "union_tag_invalid":
-        return f"{place}.family: {unknown(first['ctx']['tag'], FAMILIES).replace('key', 'family', 1)}"
+        return f"{place}.family: {unknown(first['ctx']['tag'], FAMILIES, 'family')}"
     if first["type"] == "union_tag_not_found":
         return f"{place}.family: expected one of {', '.join(FAMILIES)}, came none"
     if first["type"] == "value_error":

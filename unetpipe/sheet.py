@@ -65,7 +65,7 @@ def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
     header = [cell.strip() for cell in rows[0]] if rows else []
     for name in header:
         if name not in COLUMNS:
-            raise ConfigError(f"{path}: {unknown(name, COLUMNS).replace('key', 'column')}")
+            raise ConfigError(f"{path}: {unknown(name, COLUMNS, 'column')}")
     for name in ("sample", "image", "split"):
         if header.count(name) != 1:
             raise ConfigError(f"{path}: expected one column {name!r} separated by tabs, came columns {header!r:.120}")
