@@ -2,7 +2,7 @@
 
 import pytest
 
-from unetpipe.comparison import ranked, spread
+from unetpipe.comparison import mean_and_deviation, ranked
 
 
 def scores(**values: float | None) -> dict[str, dict[str, object]]:
@@ -11,8 +11,8 @@ def scores(**values: float | None) -> dict[str, dict[str, object]]:
 
 def test_mean_and_standard_deviation() -> None:
     # Deviations -2, 0, 2: (4 + 0 + 4) / 2 = 4.
-    assert spread([3.0, 5.0, 7.0]) == (5.0, 2.0)
-    assert spread([0.25]) == (0.25, None)
+    assert mean_and_deviation([3.0, 5.0, 7.0]) == (5.0, 2.0)
+    assert mean_and_deviation([0.25]) == (0.25, None)
 
 
 POOLED = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unetpipe.errors import ConfigError
 from unetpipe.specs import TrainSpec, UnetSpec
-from unetpipe.trainstate import TrainingState, follow_average, judge, restore, snapshot, spread, start
+from unetpipe.trainstate import TrainingState, follow_average, judge, logit_deviation, restore, snapshot, start
 
 CPU = torch.device("cpu")
 OPTIMISERS = ["sgd", "adam", "adamw", "rmsprop"]
@@ -136,10 +136,10 @@ def test_an_outlier_is_far_above_the_median_and_the_longest(before: list[float],
 def test_the_spread_is_that_of_the_widest_channel() -> None:
     half = torch.stack([torch.zeros(4, 4), torch.eye(4)])[None]
     # A quarter ones: the variance is 1/4 * 3/4.
-    assert spread(half).item() == pytest.approx(math.sqrt(3 / 16))
-    assert spread(torch.tensor([0.5, -0.5])[None, :, None, None].expand(1, 2, 4, 4)) == 0
-    assert spread(torch.zeros(1, 1, 1, 1)) == 0
-    assert spread(torch.eye(4, dtype=torch.bfloat16)[None, None]).dtype == torch.float32
+    assert logit_deviation(half).item() == pytest.approx(math.sqrt(3 / 16))
+    assert logit_deviation(torch.tensor([0.5, -0.5])[None, :, None, None].expand(1, 2, 4, 4)) == 0
+    assert logit_deviation(torch.zeros(1, 1, 1, 1)) == 0
+    assert logit_deviation(torch.eye(4, dtype=torch.bfloat16)[None, None]).dtype == torch.float32
 
 
 def test_flat_logits_are_counted_in_a_row_of_usable_steps() -> None:

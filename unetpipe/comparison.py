@@ -14,7 +14,7 @@ from unetpipe.metrics.pixels import dice, iou, pixel_error
 from unetpipe.metrics.scores import Score, macro_mean
 from unetpipe.metrics.thinning import best
 
-__all__ = ["Rank", "metric_rows", "pooled_scores", "ranked", "spread"]
+__all__ = ["Rank", "mean_and_deviation", "metric_rows", "pooled_scores", "ranked"]
 
 # Lower is better.
 ERRORS = ("pixel_error",)
@@ -106,7 +106,7 @@ def score_facts(score: Score) -> dict[str, Any]:
     return {"value": score.value if score.defined else None, "n": score.n, "defined": score.defined}
 
 
-def spread(values: Iterable[float]) -> tuple[float, float | None]:
+def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation of one or more numbers; None for the latter of a single one.
 
     Parameters
@@ -124,7 +124,7 @@ def spread(values: Iterable[float]) -> tuple[float, float | None]:
 
     Examples
     --------
-    >>> spread([1.0, 2.0, 3.0]), spread([4.0])
+    >>> mean_and_deviation([1.0, 2.0, 3.0]), mean_and_deviation([4.0])
     ((2.0, 1.0), (4.0, None))
     """
     numbers = list(values)
@@ -169,7 +169,7 @@ def ranked(
                 if score["defined"]:
                     values.setdefault(metric, []).append(score["value"])
         if scored:
-            scores = {metric: spread(numbers) for metric, numbers in values.items()}
+            scores = {metric: mean_and_deviation(numbers) for metric, numbers in values.items()}
             ranks.append(Rank(entry=entry, networks=scored, scores=scores))
     sign = 1 if by in ERRORS else -1
     return sorted(ranks, key=lambda rank: sign * rank.scores[by][0] if by in rank.scores else math.inf)

@@ -129,8 +129,7 @@ class Config:
         return sorted(self.scored(name) + self.by_split["predict"])
 
     def network_modules(self, name: str) -> list[str]:
-        """Modules of the network families of a model or ensemble: they are chosen at run time, so that the
-        fingerprint must be told of them."""
+        """Modules of a name's network families: chosen at run time, so that the fingerprint must be told of them."""
         return sorted({f"unetpipe.networks.{self.models[one].spec.network.family}" for one in self.members(name)})
 
     @property

@@ -19,7 +19,7 @@ from unetpipe.ranks import add_up, any_of, count, from_first, is_own
 from unetpipe.schedules import best_row, is_exhausted, learning_rate
 from unetpipe.signals import stop_asked
 from unetpipe.specs import TrainSpec
-from unetpipe.trainstate import DTYPES, TrainingState, follow_average, judge, restore, snapshot, spread
+from unetpipe.trainstate import DTYPES, TrainingState, follow_average, judge, logit_deviation, restore, snapshot
 
 __all__ = ["fit"]
 
@@ -163,7 +163,7 @@ def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, 
 
 
 def train_step(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, look: bool) -> Tensor:
-    """One step; returns what decides about it, here if looked at: (3,) loss, length of the gradient, spread."""
+    """One step; returns what decides about it, here if looked at: (3,) loss, gradient length, logit deviation."""
     rate = learning_rate(spec, state.step, state.history) * 0.5**state.retreats
     for group in state.optimiser.param_groups:
         group["lr"] = rate
@@ -185,7 +185,7 @@ def train_step(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tenso
 
 
 def gradient(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor) -> Tensor:
-    """Leave the gradient of a step's patches in the parameters; returns their loss and mean spread, (2,).
+    """Leave the gradient of a step's patches in the parameters; returns their loss and mean deviation of logits, (2,).
 
     Of several processes, each leaves what its own patches add to both.
     """
@@ -204,7 +204,7 @@ def gradient(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor)
         weights = pixel_weights(classes, separation, balance)
         loss = share * patch_loss(logits, classes, weights, kind=spec.loss, reduction=spec.reduction)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        sums += torch.stack([loss.detach(), spread(logits) / spec.accumulate])
+        sums += torch.stack([loss.detach(), logit_deviation(logits) / spec.accumulate])
     return sums
 
 

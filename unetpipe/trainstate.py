@@ -14,7 +14,16 @@ from unetpipe.errors import ConfigError
 from unetpipe.ranks import count, from_first
 from unetpipe.specs import TrainSpec
 
-__all__ = ["TrainingState", "follow_average", "follow_first", "judge", "restore", "snapshot", "spread", "start"]
+__all__ = [
+    "TrainingState",
+    "follow_average",
+    "follow_first",
+    "judge",
+    "logit_deviation",
+    "restore",
+    "snapshot",
+    "start",
+]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # A gradient is an outlier if it is longer than both: this times the median of the last ones ...
@@ -176,7 +185,7 @@ def follow_average(state: TrainingState, decay: float) -> None:
             mean.copy_(now)
 
 
-def spread(logits: Tensor) -> Tensor:
+def logit_deviation(logits: Tensor) -> Tensor:
     """How far the logits differ between pixels.
 
     Parameters
@@ -191,7 +200,7 @@ def spread(logits: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> spread(torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]]))
+    >>> logit_deviation(torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]]))
     tensor(1.)
     """
     return logits.detach().float().std(dim=(0, 2, 3), correction=0).amax()

@@ -12,7 +12,7 @@ from torch import nn
 from unetpipe.netspecs import KerasUnetSpec
 from unetpipe.networks import build_network
 from unetpipe.networks.keras_unet import KerasUnet
-from unetpipe.trainstate import FLAT, spread
+from unetpipe.trainstate import FLAT, logit_deviation
 
 Array = NDArray[np.float64]
 
@@ -134,10 +134,10 @@ def test_a_dead_head_is_seen() -> None:
     image = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         network.head[0].bias.fill_(5.0)
-        assert spread(network(image)) > FLAT
+        assert logit_deviation(network(image)) > FLAT
         network.head[0].bias.fill_(-1e3)
     logits = network(image)
-    assert spread(logits) < FLAT
+    assert logit_deviation(logits) < FLAT
     # Why it stays dead: only the bias of the last layer still gets a gradient.
     logits.sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is not None and p.grad.any()] == ["last.bias"]

@@ -72,6 +72,8 @@ class Job:
         Processors to use, of this process.
     workers : int
         Threads that read patches ahead.
+    side : int
+        Side in px of what the network sees of each patch.
     """
 
     inputs: tuple[Path, ...]
@@ -81,6 +83,7 @@ class Job:
     spec: TrainSpec
     threads: int
     workers: int
+    side: int
 
 
 def train(
@@ -122,7 +125,7 @@ def train(
             shutil.rmtree(aside_of(ledger), ignore_errors=True)
             return
         patches = [m for m in manifests if m.stage == "augment"]
-        seen_side(patches, spec)
+        side = seen_side(patches, spec)
         check_validation(manifests, spec)
         devices = devices or choose_devices(gpus)
         check_share(spec, len(devices))
@@ -137,6 +140,7 @@ def train(
             spec=spec,
             threads=share,
             workers=readers if workers is None else workers,
+            side=side,
         )
         together(optimise, devices, job)
         circumstances = {
@@ -163,7 +167,7 @@ def optimise(device: torch.device, job: Job) -> None:
     """Train on a device to the end, which is the last checkpoint; the first of several processes writes."""
     spec, manifests = job.spec, [read_manifest(path) for path in job.inputs]
     patches = [m for m in manifests if m.stage == "augment"]
-    side, first = seen_side(patches, spec), is_first()
+    first = is_first()
     prepare(device, job.threads)
     progress = Progress(spec.steps, sys.stderr)
     events = EventFiles(job.output.parents[1] / "events" / job.output.stem)
@@ -175,7 +179,7 @@ def optimise(device: torch.device, job: Job) -> None:
         seconds = fit(
             state,
             spec,
-            PatchStores(tuple(open_patches(m.store) for m in patches), side),
+            PatchStores(tuple(open_patches(m.store) for m in patches), job.side),
             class_weights=class_weights(patches, spec),
             validate=validation(manifests, spec, patches[0].facts["intensity"], device, progress) if first else None,
             save=lambda now: save(now, job, events),
@@ -187,7 +191,7 @@ def optimise(device: torch.device, job: Job) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ModelError(out_of_memory(spec, side, used_bytes(device), total_bytes(device))) from None
+        raise ModelError(out_of_memory(spec, job.side, used_bytes(device), total_bytes(device))) from None
     finally:
         progress.clear()
         events.close()
