@@ -43,7 +43,7 @@ def test_threads_and_memory_are_those_of_the_machine() -> None:
 
 
 def test_memory_grows_with_what_is_held() -> None:
-    """In a process of its own: this one may have held more before."""
+    """In a process of its own, which is not charged with what its parent has held."""
     code = (
         "import torch; from unetpipe.devices import used_bytes; cpu = torch.device('cpu')\n"
         "before = used_bytes(cpu); held = torch.ones(5 * 10**7); print(used_bytes(cpu) - before)"

@@ -2,8 +2,8 @@
 
 import os
 import resource
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -72,8 +72,12 @@ def used_bytes(device: torch.device) -> int:
     """Most memory that this process has had so far: tensors on a GPU, or all of it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # Linux's ru_maxrss begins with what the parent held before this program was started in its place; VmHWM does not.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
+    # Bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def total_bytes(device: torch.device) -> int:
