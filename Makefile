@@ -14,7 +14,7 @@ run: $(VENV)/.installed
 	$(ENTER) && snakemake --cores 8 --resources gpu=1
 
 test: $(VENV)/.installed-dev
-	$(ENTER) && pytest -q
+	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-dev
 	$(ENTER) && ruff check --quiet

@@ -21,6 +21,7 @@ from unetpipe.slides import Plane, area_mean, create_plane, level_shapes, neares
 from unetpipe.specs import (
     AnnotateSpec,
     EvaluateSpec,
+    ImportSpec,
     IngestSpec,
     ReportSpec,
     SegmentSpec,
@@ -123,8 +124,8 @@ def write_evaluation(root: Path, model: str, sample: str, tables: dict[str, Any]
         ledger.publish(facts)
 
 
-def write_model(root: Path, model: str, history: list[dict[str, float]]) -> None:
-    """A training, as `train` publishes it."""
+def write_model(root: Path, model: str, history: list[dict[str, float]], spec: TrainSpec | ImportSpec) -> None:
+    """A training, or an import without a history, as `train` and `import` publish it."""
     facts = {
         "intensity": "range",
         "pixel_size_um": None,
@@ -132,7 +133,7 @@ def write_model(root: Path, model: str, history: list[dict[str, float]]) -> None
         "steps": 20,
         "weights": "ab" * 32,
     }
-    with open_ledger(root / f"models/{model}.json", stage="train", spec=TrainSpec(), code="train@0") as ledger:
+    with open_ledger(root / f"models/{model}.json", stage="train", spec=spec, code="train@0") as ledger:
         ledger.append("weights", "0")
         ledger.publish(facts | {"network": json.loads(canonical_json(TrainSpec().network)), "history": history})
 
@@ -164,8 +165,8 @@ def write_results(root: Path) -> list[Path]:
     write_evaluation(root, "deep", "one", FIRST)
     write_evaluation(root, "deep", "two", SECOND)
     write_evaluation(root, "flat", "one", FIRST)
-    write_model(root, "deep", HISTORY)
-    write_model(root, "flat", [{"step": 20, "learning_rate": 0.1, "loss": 1.0}])
+    write_model(root, "deep", HISTORY, TrainSpec())
+    write_model(root, "flat", [{"step": 20, "learning_rate": 0.1, "loss": 1.0}], TrainSpec())
     write_weights(root, "train", 48)
     return sorted(path for path in root.rglob("*.json") if path.name != "zarr.json")
 
@@ -252,6 +253,15 @@ def test_entries_are_ranked_with_mean_and_deviation(results: tuple[Path, list[Pa
     cells = {row[0][0]: row[column] for row in ranking[1:]}
     assert cells["other"] == [f"{values[1]:.4f}"]
     assert cells["pair"] == [f"{np.mean(values):.4f}", f"± {np.std(values, ddof=1):.4f}"]
+
+
+def test_an_imported_network_has_settings_and_no_curves(tmp_path: Path) -> None:
+    write_model(tmp_path, "public", [], ImportSpec())
+    report([tmp_path / "models/public.json"], output=tmp_path / "report.json", spec=SPEC, code=CODE)
+    page = Page((tmp_path / "report/index.html").read_text(encoding="utf-8"))
+    names = {row[0][0] for table in page.tables for row in table if row[0]}
+    assert {"network.depth", "intensity"} <= names
+    assert "svg" not in page.tags
 
 
 def test_every_picture_exists_and_none_is_spare(written: tuple[Manifest, Page, str]) -> None:
@@ -359,7 +369,7 @@ def test_a_killed_report_draws_no_picture_twice(
 
 def test_a_run_without_truth_and_images_has_a_page(tmp_path: Path) -> None:
     write_labels(tmp_path, "segmentations/deep/one.json", "segment", squares(48))
-    write_model(tmp_path, "deep", HISTORY[:1])
+    write_model(tmp_path, "deep", HISTORY[:1], TrainSpec())
     inputs = [tmp_path / "models/deep.json", tmp_path / "segmentations/deep/one.json"]
     report(inputs, output=tmp_path / "report.json", spec=ReportSpec(), code=CODE)
     page = Page((tmp_path / "report/index.html").read_text(encoding="utf-8"))

@@ -1,6 +1,9 @@
 """Whatever happens to a training, and whenever: the same weights."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -237,6 +240,30 @@ def test_killed_at_any_point_of_a_checkpoint(
         with pytest.raises(Killed):
             trained(tmp_path, SHORT)
     assert everything(trained(tmp_path, SHORT)) == short
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fatal", range(1, 77, 2))
+def test_killed_by_the_kernel_at_any_point_of_a_checkpoint(fatal: int, short: dict[str, Any], tmp_path: Path) -> None:
+    """As above, with a process of its own and no chance to tidy up."""
+    code = f"from {__name__} import be_killed; be_killed({fatal}, {str(tmp_path)!r})"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert everything(trained(tmp_path, SHORT)) == short
+
+
+def be_killed(fatal: int, folder: str) -> None:
+    """A training whose process is killed at a tick."""
+    passed = 0
+
+    def tick() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with_faults(pytest.MonkeyPatch(), tick)
+    trained(Path(folder), SHORT)
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete", "card", "card digit"])

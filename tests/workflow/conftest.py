@@ -131,6 +131,14 @@ class Project:
         return Project(folder)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes test, one has all that needs the finished project; the longest tests come first."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    for item in items:
+        if "finished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("finished"))
+
+
 def draw_sample(number: int) -> tuple[np.ndarray, np.ndarray]:
     """Image (72, 80) of discs, two of which touch, with their labels."""
     rng = np.random.default_rng(number)

@@ -121,6 +121,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
         }
         ranks = ranked(json.loads(spec.groups) or {name: [name] for name in pooled}, pooled, by=spec.rank_by)
         album = Album(ledger)
+        trained = {name: m for name, m in results.models.items() if m.facts["history"]}
         text = rendered(
             title=spec.title,
             version=__version__,
@@ -130,12 +131,12 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             pooled=pooled,
             ranks=ranks,
             rank_by=spec.rank_by,
-            charts={name: charts(m.facts["history"]) for name, m in results.models.items()},
-            kept={name: kept_row(m.facts["history"], m.spec["best_by"]) for name, m in results.models.items()},
+            charts={name: charts(m.facts["history"]) for name, m in trained.items()},
+            kept={name: kept_row(m.facts["history"], m.spec["best_by"]) for name, m in trained.items()},
             scored=[f for sample in results.scored for f in sample_figures(sample, results, album, spec)],
             unscored=[f for sample in results.unscored for f in sample_figures(sample, results, album, spec)],
             weights=weight_figure(results, album, spec),
-            settings={name: flat(m.spec) for name, m in results.models.items()},
+            settings={name: flat(m) for name, m in results.models.items()},
             config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=False),
             manifests=manifests,
             codes=sorted({(m.stage, m.code) for m in manifests} | {("report", code)}),
@@ -336,11 +337,11 @@ def charts(history: Sequence[Mapping[str, float]]) -> list[tuple[str, Chart]]:
     return [("Loss", losses), ("IoU of the validation images", chart({"validation": line("iou")}, y_range=(0.0, 1.0)))]
 
 
-def flat(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a training without nesting."""
+def flat(model: Manifest) -> dict[str, Any]:
+    """Settings of a training, or of an import, without nesting."""
     return {
-        **{f"network.{k}": v for k, v in spec["network"].items()},
-        **{k: v for k, v in spec.items() if k != "network"},
+        **{f"network.{k}": v for k, v in model.facts["network"].items()},
+        **{k: v for k, v in model.spec.items() if k != "network"},
     }
 
 
