@@ -241,7 +241,7 @@ HEADER = "sample\timage\tannotation\tsplit\n"
         (HEADER + "a\ti\t\ttrain\n", "row 2: annotation: expected a path, since split is train"),
         (HEADER + "a\ti\tj\ttest\n", "expected at least one sample of split train"),
         (HEADER + "a\ti\tj\ttrain\tx\n", "row 2: expected 4 cells, came 5"),
-        ("sample,image\na,b\n", "unknown column 'sample,image'"),
+        ("sample|image\na|b\n", "unknown column 'sample|image'"),
         ("", "expected one column 'sample'"),
         ("sample\timage\tsplit\tplanes\na\ti\ttrain\t1\n", "unknown column 'planes'; did you mean plane"),
         (

@@ -137,7 +137,7 @@ def ingest(
 
 @app.command()
 def annotate(
-    annotation: Annotated[Path, typer.Argument(help="TIFF or PNG file with instances, a mask or classes.")],
+    annotation: Annotated[Path, typer.Argument(help="Labels, mask, classes or colours; COCO, GeoJSON, ImageJ ROIs.")],
     image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
     output: Output,
     spec: Spec = "{}",
@@ -146,6 +146,54 @@ def annotate(
 ) -> None:
     """Read an annotation as instances and classes, with a background ridge between touching instances."""
     run("annotate", spec, code, log, lambda step, **rest: step(annotation, image, output=output, **rest))
+
+
+@app.command()
+def doctor(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A configuration such as config/config.yaml; or manifests of images and labels, any order."
+        ),
+    ],
+    output: Output = Path("results/doctor.json"),
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """List every sample and every fault; with a configuration, reads all samples first, past the bad ones."""
+    if inputs[0].suffix not in (".yaml", ".yml"):
+        run("doctor", spec, code, log, lambda step, **rest: step(inputs, output=output, **rest))
+        return
+    from unetpipe import signals
+    from unetpipe.checkup import aligned, checkup
+
+    set_up_logging(log)
+    # Each sample is read by two stages, and neither needs to say that it has nothing to do.
+    logging.getLogger("unetpipe.manifests").setLevel(logging.WARNING)
+    signals.listen()
+    table = output.with_suffix("") / "table.tsv"
+    try:
+        checkup(inputs[0], output=output)
+    finally:
+        if table.is_file():
+            typer.echo(aligned(table.read_text(encoding="utf-8")))
+
+
+@app.command()
+def sheet(
+    folder: Annotated[Path, typer.Argument(help="Folder with images and annotations in one of the usual layouts.")],
+    output: Annotated[Path, typer.Option(help="Sample sheet to write.")] = Path("config/samples.tsv"),
+    split: Annotated[
+        str, typer.Option(help="Percent of train, val and test, where the names of folders do not tell.")
+    ] = "70,15,15",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sheet that is there.")] = False,
+) -> None:
+    """Write the sample sheet of a folder, and say what was recognised."""
+    from unetpipe.steps.sheet import sheet as step
+
+    for line in step(folder, output=output, split=split, overwrite=overwrite):
+        typer.echo(line)
 
 
 @app.command()

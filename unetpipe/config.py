@@ -18,6 +18,7 @@ from unetpipe.sheet import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
     AugmentSpec,
+    DoctorSpec,
     EvaluateSpec,
     IngestSpec,
     PhantomSpec,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type] = {
     "simulate": SimulateSpec,
     "ingest": IngestSpec,
     "annotate": AnnotateSpec,
+    "doctor": DoctorSpec,
     "weigh": WeighSpec,
     "augment": AugmentSpec,
     "train": TrainSpec,
@@ -50,7 +52,8 @@ STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec}
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
     "ingest": {"plane", "channels"},
-    "annotate": {"plane", "n_classes"},
+    "annotate": {"plane", "n_classes", "classes"},
+    "doctor": {"classes", "splits"},
     "augment": {"output_px"},
     "train": {"network"},
     "evaluate": {"n_classes"},
@@ -95,6 +98,11 @@ class Config:
     def by_split(self) -> dict[str, list[str]]:
         """Sample names of each split, sorted."""
         return {split: sorted(s.name for s in self.samples.values() if s.split == split) for split in SPLITS}
+
+    @property
+    def annotated(self) -> list[str]:
+        """Names of the samples that have an annotation, in the order of the sheet."""
+        return [sample.name for sample in self.samples.values() if sample.annotation]
 
     @property
     def applied(self) -> list[str]:
@@ -150,6 +158,8 @@ class Config:
             spec = self.samples[name].ingest
         elif stage == "annotate":
             spec = dataclasses.replace(spec, plane=self.samples[name].annotation_plane)
+        elif stage == "doctor":
+            spec = dataclasses.replace(spec, splits=canonical_json(self.by_split))
         elif stage == "report":
             spec = dataclasses.replace(spec, groups=canonical_json(self.groups))
         elif stage == "train":
@@ -212,7 +222,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     classes = class_names(data.get("classes", ["background", "foreground"]), where)
     given = {name: section(data, name, where) for name in SECTIONS}
     entries = read_entries(data.get("models"), given["train"], classes, where)
-    given["annotate"] |= {"n_classes": len(classes)}
+    given["annotate"] |= {"n_classes": len(classes), "classes": classes}
+    given["doctor"] |= {"classes": classes}
     given["evaluate"] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(data)}
     sections: dict[str, Any] = {

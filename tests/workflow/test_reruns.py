@@ -18,7 +18,7 @@ INGESTED = {f"images/{sample}" for sample in "abvts"}
 ANNOTATED = {f"labels/{sample}" for sample in "abvt"}
 WEIGHED = {"weights/a", "weights/b"}
 AUGMENTED = {"patches/a", "patches/b"}
-EVERYTHING = INGESTED | ANNOTATED | WEIGHED | AUGMENTED | TRAINED
+EVERYTHING = INGESTED | ANNOTATED | WEIGHED | AUGMENTED | TRAINED | {"doctor"}
 BEHIND_TRAIN = {"predict/m/s", "predict/m/t", "segment/m/s", "segment/m/t", "evaluate/m/t", "report"}
 
 
@@ -78,13 +78,13 @@ def test_a_key_runs_its_stage_and_what_follows(finished: Any, tmp_path: Path) ->
 def test_one_more_predict_sample(tree: Any) -> None:
     with (tree.folder / "config" / "samples.tsv").open("a") as sheet:
         sheet.write("s2\timages/s.tif\t\tpredict\n")
-    assert tree.pending() == {"images/s2", "probabilities/m/s2", "segmentations/m/s2", "report"}
+    assert tree.pending() == {"images/s2", "doctor", "probabilities/m/s2", "segmentations/m/s2", "report"}
 
 
 def test_one_more_training_sample(tree: Any) -> None:
     with (tree.folder / "config" / "samples.tsv").open("a") as sheet:
         sheet.write("c\timages/s.tif\tlabels/s.tif\ttrain\n")
-    assert tree.pending() == {"images/c", "labels/c", "weights/c", "patches/c"} | TRAINED
+    assert tree.pending() == {"images/c", "labels/c", "weights/c", "patches/c", "doctor"} | TRAINED
 
 
 def test_one_more_model(tree: Any) -> None:
@@ -111,7 +111,7 @@ def test_equal_content_made_again_stops_at_once(finished: Any, tree: Any) -> Non
     tree.run("--forcerun", "results/images/b.json")
     computed, early = tree.ran()
     assert computed == {"ingest/b", "weigh/a", "weigh/b"}
-    assert early == {"annotate/b", "augment/a", "augment/b", "train/m"} | BEHIND_TRAIN
+    assert early == {"annotate/b", "doctor", "augment/a", "augment/b", "train/m"} | BEHIND_TRAIN
     assert weights.stat().st_mtime_ns == before
     recomputed = {"weights/a", "weights/b"}
     was, now = finished.manifests(), tree.manifests()
@@ -122,5 +122,5 @@ def test_new_pixels_of_one_training_image(finished: Any, tree: Any) -> None:
     path = tree.folder / "images" / "a.tif"
     tifffile.imwrite(path, np.flipud(tifffile.imread(path)))
     tree.run()
-    assert tree.ran() == ({"ingest/a", "augment/a", "train/m"} | BEHIND_TRAIN, {"annotate/a", "weigh/a"})
+    assert tree.ran() == ({"ingest/a", "doctor", "augment/a", "train/m"} | BEHIND_TRAIN, {"annotate/a", "weigh/a"})
     assert tree.manifests()["models/m"] != finished.manifests()["models/m"]

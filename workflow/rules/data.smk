@@ -57,3 +57,30 @@ rule annotate:
     shell:
         "exec python -m unetpipe annotate {input.annotation:q} {input.image:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+# What has this input waits for the doctor, and then has it no more: so nothing is run again whenever the doctor is. (An
+# input that is only `ancient` would hide changed settings of all that follows, snakemake#4166.) It stands wherever samples
+# and models meet, for behind the doctor Snakemake looks again at what must run.
+SEEN_BY_DOCTOR = ancient(lambda wildcards: [checkpoints.doctor.get()][:0])
+
+
+checkpoint doctor:
+    input:
+        expand("results/images/{sample}.json", sample=sorted(CONFIG.samples)),
+        expand("results/labels/{sample}.json", sample=sorted(CONFIG.annotated)),
+    output:
+        "results/doctor.json",
+    log:
+        "results/logs/doctor.log",
+    benchmark:
+        "results/benchmarks/doctor.tsv"
+    priority: 1
+    conda:
+        "../../environment.yml"
+    params:
+        spec=CONFIG.spec("doctor"),
+        code=fingerprint("unetpipe.steps.doctor"),
+    shell:
+        "exec python -m unetpipe doctor {input:q} --output {output:q}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

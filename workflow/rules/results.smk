@@ -6,6 +6,7 @@ rule evaluate:
         segmentation="results/segmentations/{model}/{sample}.json",
         probabilities="results/probabilities/{model}/{sample}.json",
         labels="results/labels/{sample}.json",
+        doctor=SEEN_BY_DOCTOR,
     output:
         "results/metrics/{model}/{sample}.json",
     log:

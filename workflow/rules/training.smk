@@ -45,6 +45,7 @@ rule train:
     input:
         lambda wildcards: expand("results/patches/{sample}.json", sample=CONFIG.seen(wildcards.model)),
         expand("results/{kind}/{sample}.json", kind=["images", "labels"], sample=CONFIG.by_split["val"]),
+        doctor=SEEN_BY_DOCTOR,
     output:
         "results/models/{model}.json",
     log:

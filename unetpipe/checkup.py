@@ -1,0 +1,108 @@
+"""The doctor without a workflow: every sample is read as the workflow would read it, past the bad ones."""
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+from unetpipe.config import STAGE_SPECS, Config, read_config
+from unetpipe.errors import AnnotationError, ConfigError, SourceError
+from unetpipe.fingerprint import fingerprint
+from unetpipe.parsing import spec_from_json
+from unetpipe.sheet import Sample
+from unetpipe.steps.annotate import annotate
+from unetpipe.steps.doctor import doctor
+from unetpipe.steps.ingest import ingest
+from unetpipe.steps.simulate import simulate
+
+__all__ = ["aligned", "checkup"]
+
+log = logging.getLogger(__name__)
+
+# Wider cells are cut where a table is shown; the file has them whole.
+WIDEST = 60
+
+
+def checkup(path: Path, *, output: Path) -> None:
+    """Read every sample of a configuration, and look for faults.
+
+    Parameters
+    ----------
+    path : Path
+        The configuration.
+    output : Path
+        The doctor's manifest, as ``results/doctor.json``; images and labels are written where the workflow looks for
+        them, so that nothing is done twice.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration or the sample sheet is not usable.
+    SourceError
+        If there are errors; the table is written before.
+    """
+    config, results = read_config(path), output.parent
+    refused, inputs = dict[str, str](), list[Path]()
+    for number, sample in enumerate(config.samples.values(), start=1):
+        log.info("sample %d of %d: %s", number, len(config.samples), sample.name)
+        try:
+            inputs += read_sample(config, sample, results)
+        except (AnnotationError, ConfigError, SourceError) as error:
+            refused[sample.name] = str(error)
+    step = "unetpipe.steps.doctor"
+    doctor(inputs, output=output, spec=spec_of(config, "doctor"), code=fingerprint(step), refused=refused)
+
+
+def read_sample(config: Config, sample: Sample, results: Path) -> list[Path]:
+    """Ingest and annotate one sample; the manifests."""
+    draw(config, sample)
+    for column, source in (("image", sample.image), ("annotation", sample.annotation)):
+        if source and not Path(source).exists():
+            raise ConfigError(f"{column}: no such file: {source}; correct the sample sheet")
+    image, labels = (results / folder / f"{sample.name}.json" for folder in ("images", "labels"))
+    code = fingerprint("unetpipe.steps.ingest")
+    ingest(Path(sample.image), output=image, spec=spec_of(config, "ingest", sample.name), code=code)
+    if not sample.annotation:
+        return [image]
+    code = fingerprint("unetpipe.steps.annotate")
+    annotate(Path(sample.annotation), image, output=labels, spec=spec_of(config, "annotate", sample.name), code=code)
+    return [image, labels]
+
+
+def draw(config: Config, sample: Sample) -> None:
+    """Draw a simulated sample that is not there yet."""
+    image, annotation = (Path(config.simulated) / folder / f"{sample.name}.tif" for folder in ("images", "labels"))
+    if config.is_simulated(sample.image) and not Path(sample.image).exists():
+        spec = spec_of(config, "simulate", sample.name)
+        keys = {"seed": spec.seed, "diameter_px": spec.diameter_px, "pixel_size_um": spec.pixel_size_um}
+        simulate(image, annotation, shape=(spec.side, spec.side), **keys)
+
+
+def spec_of(config: Config, stage: str, name: str = "") -> Any:
+    """A stage's settings, as the workflow hands them over."""
+    return spec_from_json(STAGE_SPECS[stage], config.spec(stage, name), stage)
+
+
+def aligned(table: str) -> str:
+    """A table with tabs as columns for people.
+
+    Parameters
+    ----------
+    table : str
+        Rows of cells with tabs between them.
+
+    Returns
+    -------
+    str
+        The same rows, cells padded with blanks; the last column is left as it is, for it may be long.
+
+    Examples
+    --------
+    >>> aligned("a\\tbb\\tc\\n100\\t2\\tlong text\\n")
+    'a    bb  c\\n100  2   long text'
+    """
+    rows = [row for row in csv.reader(io.StringIO(table), delimiter="\t") if row]
+    widths = [min(max(map(len, column)), WIDEST) for column in zip(*rows, strict=True)][:-1]
+    lines = ["  ".join([*(c[:w].ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
