@@ -11,10 +11,11 @@ import yaml
 
 from unetpipe.checkup import aligned, checkup
 from unetpipe.config import read_config
-from unetpipe.errors import SourceError
+from unetpipe.errors import ConfigError, SourceError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.manifests import read_manifest
 
+ALL = Path("results/doctor/all.json")
 LABELS = np.zeros((60, 60), dtype=np.uint8)
 LABELS[9:30, 9:30], LABELS[40:50, 40:50] = 1, 2
 IMAGES = np.random.default_rng(0).integers(0, 99, (2, 60, 60), dtype=np.uint8) + 120 * (LABELS > 0).astype(np.uint8)
@@ -41,14 +42,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_samples_are_read_as_the_workflow_reads_them(project: Path) -> None:
-    checkup(Path("c.yaml"), output=Path("results/doctor.json"))
+    tables: list[str] = []
+    checkup(Path("c.yaml"), output=ALL, tell=tables.append)
+    assert [line.split()[0] for line in "".join(tables).splitlines()] == ["sample", "a", "b", "z"]
     config = read_config(Path("c.yaml"))
     for stage, folder in (("ingest", "images"), ("annotate", "labels")):
         for name in "abz":
             manifest = read_manifest(Path("results") / folder / f"{name}.json", stage=stage)
             assert manifest.code == fingerprint(f"unetpipe.steps.{stage}")
             assert set(manifest.spec) == set(yaml.safe_load(config.spec(stage, name)))
-    assert read_manifest(Path("results/doctor.json")).code == fingerprint("unetpipe.steps.doctor")
+    assert read_manifest(ALL).code == fingerprint("unetpipe.steps.doctor")
 
 
 def test_bad_samples_are_listed_all_at_once(project: Path) -> None:
@@ -56,13 +59,15 @@ def test_bad_samples_are_listed_all_at_once(project: Path) -> None:
     tifffile.imwrite("b_labels.tif", LABELS[:50])
     with Path("s.tsv").open("a") as sheet:
         sheet.write("\nc\tabsent.tif\t\tpredict\n")
-    with pytest.raises(SourceError, match=r"a: a.tif: is of an unknown format.*; 2 more: see results/doctor/table.tsv"):
-        checkup(Path("c.yaml"), output=Path("results/doctor.json"))
-    text = Path("results/doctor/table.tsv").read_text()
+    tables: list[str] = []
+    with pytest.raises(SourceError, match=r"a: a.tif: is of an unknown format.*; 2 more: see results/doctor/all/table"):
+        checkup(Path("c.yaml"), output=ALL, tell=tables.append)
+    text = Path("results/doctor/all/table.tsv").read_text()
+    assert tables == [aligned(text)]
     assert "error: a.tif: is of an unknown format" in text
     assert "error: b_labels.tif: expected the image's size of 60 x 60 px, came 50 x 60 px" in text
     assert "error: image: no such file: absent.tif" in text
-    assert not Path("results/doctor.json").exists()
+    assert not ALL.exists()
 
 
 def test_the_command_shows_the_table_and_ends_with_one_line(project: Path) -> None:
@@ -81,6 +86,15 @@ def test_the_command_shows_the_table_and_ends_with_one_line(project: Path) -> No
     assert last.startswith("unetpipe: a, b: the same image in test and train") and len(last) <= 300
     assert sum("same image" in line for line in ended.stderr.splitlines()) == 1
     assert ended.stdout.splitlines()[0].startswith("sample  split")
+
+
+def test_an_unusable_configuration_shows_no_old_table(project: Path) -> None:
+    tables: list[str] = []
+    checkup(Path("c.yaml"), output=ALL, tell=tables.append)
+    Path("c.yaml").write_text("sample: s.tsv")
+    with pytest.raises(ConfigError, match="did you mean samples"):
+        checkup(Path("c.yaml"), output=ALL, tell=tables.append)
+    assert len(tables) == 1
 
 
 def test_cells_stand_below_each_other() -> None:

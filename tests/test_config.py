@@ -14,7 +14,7 @@ from unetpipe.documents import read_yaml
 from unetpipe.errors import ConfigError
 from unetpipe.netspecs import DilatedUnetSpec, KerasUnetSpec, PaddedUnetSpec
 from unetpipe.parsing import spec_from_json
-from unetpipe.sheet import check_name
+from unetpipe.samples import check_name
 from unetpipe.specs import AnnotateSpec, TrainSpec, UnetSpec
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unetpipe.errors import ConfigError
 from unetpipe.layouts import Pair, coco_pairs, find_pairs, iter_files, named, split_lists, usable, with_splits
-from unetpipe.sheet import check_name
+from unetpipe.samples import check_name
 
 
 def paired(*paths: str) -> dict[str, str | None]:

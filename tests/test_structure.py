@@ -22,7 +22,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
     **dict.fromkeys(["manifests", "annotations"], 3),
-    **dict.fromkeys(["steps", "config", "models", "sheet", "documents", "parsing", "reference", "progress"], 4),
+    **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from unetpipe.config import STAGE_SPECS, Config, read_config
 from unetpipe.errors import AnnotationError, ConfigError, SourceError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.parsing import spec_from_json
-from unetpipe.sheet import Sample
+from unetpipe.samples import Sample
 from unetpipe.steps.annotate import annotate
 from unetpipe.steps.doctor import doctor
 from unetpipe.steps.ingest import ingest
@@ -20,47 +21,56 @@ __all__ = ["aligned", "checkup"]
 
 log = logging.getLogger(__name__)
 
+RESULTS = Path("results")
 # Wider cells are cut where a table is shown; the file has them whole.
 WIDEST = 60
 
 
-def checkup(path: Path, *, output: Path) -> None:
+def checkup(path: Path, *, output: Path, tell: Callable[[str], object]) -> None:
     """Read every sample of a configuration, and look for faults.
+
+    Images and labels are written where the workflow looks for them, so that nothing is done twice.
 
     Parameters
     ----------
     path : Path
         The configuration.
     output : Path
-        The doctor's manifest, as ``results/doctor.json``; images and labels are written where the workflow looks for
-        them, so that nothing is done twice.
+        The doctor's manifest.
+    tell : callable
+        Is called with the table, as people read it.
 
     Raises
     ------
     ConfigError
         If the configuration or the sample sheet is not usable.
     SourceError
-        If there are errors; the table is written before.
+        If there are errors; the table is told before.
     """
-    config, results = read_config(path), output.parent
+    config = read_config(path)
     refused, inputs = dict[str, str](), list[Path]()
     for number, sample in enumerate(config.samples.values(), start=1):
         log.info("sample %d of %d: %s", number, len(config.samples), sample.name)
         try:
-            inputs += read_sample(config, sample, results)
+            inputs += read_sample(config, sample)
         except (AnnotationError, ConfigError, SourceError) as error:
             refused[sample.name] = str(error)
-    step = "unetpipe.steps.doctor"
-    doctor(inputs, output=output, spec=spec_of(config, "doctor"), code=fingerprint(step), refused=refused)
+    spec, code = spec_of(config, "doctor", "all"), fingerprint("unetpipe.steps.doctor")
+    table = output.with_suffix("") / "table.tsv"
+    try:
+        doctor(inputs, output=output, spec=spec, code=code, refused=refused)
+    finally:
+        if table.is_file():
+            tell(aligned(table.read_text(encoding="utf-8")))
 
 
-def read_sample(config: Config, sample: Sample, results: Path) -> list[Path]:
+def read_sample(config: Config, sample: Sample) -> list[Path]:
     """Ingest and annotate one sample; the manifests."""
     draw(config, sample)
     for column, source in (("image", sample.image), ("annotation", sample.annotation)):
         if source and not Path(source).exists():
             raise ConfigError(f"{column}: no such file: {source}; correct the sample sheet")
-    image, labels = (results / folder / f"{sample.name}.json" for folder in ("images", "labels"))
+    image, labels = (RESULTS / folder / f"{sample.name}.json" for folder in ("images", "labels"))
     code = fingerprint("unetpipe.steps.ingest")
     ingest(Path(sample.image), output=image, spec=spec_of(config, "ingest", sample.name), code=code)
     if not sample.annotation:
@@ -79,7 +89,7 @@ def draw(config: Config, sample: Sample) -> None:
         simulate(image, annotation, shape=(spec.side, spec.side), **keys)
 
 
-def spec_of(config: Config, stage: str, name: str = "") -> Any:
+def spec_of(config: Config, stage: str, name: str) -> Any:
     """A stage's settings, as the workflow hands them over."""
     return spec_from_json(STAGE_SPECS[stage], config.spec(stage, name), stage)
 

@@ -151,33 +151,29 @@ def annotate(
 @app.command()
 def doctor(
     inputs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            help="A configuration such as config/config.yaml; or manifests of images and labels, any order."
+            help="A configuration, by default config/config.yaml; or manifests of images and labels, in any order."
         ),
-    ],
-    output: Output = Path("results/doctor.json"),
+    ] = None,
+    output: Output = Path("results/doctor/all.json"),
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
 ) -> None:
     """List every sample and every fault; with a configuration, reads all samples first, past the bad ones."""
-    if inputs[0].suffix not in (".yaml", ".yml"):
+    path, *_ = inputs = inputs or [Path("config/config.yaml")]
+    if path.suffix not in (".yaml", ".yml"):
         run("doctor", spec, code, log, lambda step, **rest: step(inputs, output=output, **rest))
         return
     from unetpipe import signals
-    from unetpipe.checkup import aligned, checkup
+    from unetpipe.checkup import checkup
 
     set_up_logging(log)
     # Each sample is read by two stages, and neither needs to say that it has nothing to do.
     logging.getLogger("unetpipe.manifests").setLevel(logging.WARNING)
     signals.listen()
-    table = output.with_suffix("") / "table.tsv"
-    try:
-        checkup(inputs[0], output=output)
-    finally:
-        if table.is_file():
-            typer.echo(aligned(table.read_text(encoding="utf-8")))
+    checkup(path, output=output, tell=typer.echo)
 
 
 @app.command()

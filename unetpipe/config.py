@@ -14,7 +14,7 @@ from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.models import Model, folds_of, members, read_entries, seeded
 from unetpipe.parsing import spec_from_json
-from unetpipe.sheet import SPLITS, Sample, read_samples
+from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
     AugmentSpec,
@@ -99,10 +99,18 @@ class Config:
         """Sample names of each split, sorted."""
         return {split: sorted(s.name for s in self.samples.values() if s.split == split) for split in SPLITS}
 
-    @property
-    def annotated(self) -> list[str]:
-        """Names of the samples that have an annotation, in the order of the sheet."""
-        return [sample.name for sample in self.samples.values() if sample.annotation]
+    def group(self, name: str) -> dict[str, list[str]]:
+        """Sample names of the splits that the doctor looks at together: what trainings are made of, or all."""
+        splits = ("train", "val") if name == "training" else SPLITS
+        return {split: self.by_split[split] for split in splits}
+
+    def examined(self, group: str) -> list[str]:
+        """Samples of a doctor's group."""
+        return sorted(name for names in self.group(group).values() for name in names)
+
+    def annotated(self, group: str) -> list[str]:
+        """Samples of a doctor's group that have an annotation."""
+        return [name for name in self.examined(group) if self.samples[name].annotation]
 
     @property
     def applied(self) -> list[str]:
@@ -150,7 +158,7 @@ class Config:
         return bool(self.simulated) and Path(path).parent.parent == Path(self.simulated)
 
     def spec(self, stage: str, name: str = "") -> str:
-        """Canonical JSON of a stage's spec, for the sample or model `name` where it differs between them."""
+        """Canonical JSON of a stage's spec, for the sample, model or group `name` where it differs between them."""
         spec: Any = self.sections.get(stage)
         if stage == "simulate":
             spec = phantom(spec, name, is_slide=self.samples[name].split == "predict")
@@ -159,7 +167,7 @@ class Config:
         elif stage == "annotate":
             spec = dataclasses.replace(spec, plane=self.samples[name].annotation_plane)
         elif stage == "doctor":
-            spec = dataclasses.replace(spec, splits=canonical_json(self.by_split))
+            spec = dataclasses.replace(spec, splits=canonical_json(self.group(name)))
         elif stage == "report":
             spec = dataclasses.replace(spec, groups=canonical_json(self.groups))
         elif stage == "train":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from unetpipe.errors import ConfigError
-from unetpipe.sheet import check_name
+from unetpipe.samples import check_name
 
 __all__ = ["KNOWN", "Pair", "coco_pairs", "find_pairs", "iter_files", "named", "split_lists", "with_splits"]
 

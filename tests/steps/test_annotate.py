@@ -41,7 +41,7 @@ def test_instances_are_kept_as_annotated(read) -> None:
     facts, instances, classes = read(VALUES)
     assert np.array_equal(instances, VALUES)
     assert np.array_equal(classes, VALUES > 0)
-    assert facts["n_instances"] == 4
+    assert (facts["kind"], facts["n_instances"]) == ("instances", 4)
     assert facts["class_counts"] == [11, 13]
 
 

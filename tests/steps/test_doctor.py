@@ -1,7 +1,6 @@
 """The look at every sample: what it finds in real stores, what it writes, and what a second look costs."""
 
 import csv
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +35,7 @@ class Clinic:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.output = folder / "doctor.json"
+        self.output = folder / "doctor" / "all.json"
         self.splits: dict[str, list[str]] = {}
         self.inputs: dict[str, list[Path]] = {}
 
@@ -53,15 +52,17 @@ class Clinic:
         self.splits.setdefault(split, [])
         self.splits[split] = sorted({*self.splits[split], name})
 
-    def ask(self, **keys: object) -> None:
-        """Run the doctor."""
-        spec = DoctorSpec(classes=("background", "cell"), splits=canonical_json(self.splits), **keys)  # type: ignore[arg-type]
-        inputs = [path for paths in self.inputs.values() for path in paths]
-        doctor(inputs, output=self.output, spec=spec, code="d@1")
+    def ask(self, *names: str, output: Path | None = None, **keys: object) -> None:
+        """Run the doctor on these samples, or all."""
+        chosen = names or tuple(self.inputs)
+        splits = {split: [name for name in its if name in chosen] for split, its in self.splits.items()}
+        spec = DoctorSpec(classes=("background", "cell"), splits=canonical_json(splits), **keys)  # type: ignore[arg-type]
+        inputs = [path for name in chosen for path in self.inputs[name]]
+        doctor(inputs, output=output or self.output, spec=spec, code="d@1")
 
     def table(self) -> dict[str, dict[str, str]]:
         """Rows of the table by sample."""
-        with (self.folder / "doctor" / "table.tsv").open(newline="") as file:
+        with (self.folder / "doctor" / "all" / "table.tsv").open(newline="") as file:
             return {row["sample"]: row for row in csv.DictReader(file, delimiter="\t")}
 
 
@@ -77,7 +78,7 @@ def clinic(tmp_path: Path) -> Clinic:
 def test_good_samples_are_listed_and_pass(clinic: Clinic) -> None:
     clinic.ask()
     manifest = read_manifest(clinic.output, stage="doctor")
-    assert manifest.facts == {"faults": []}
+    assert manifest.facts["faults"] == []
     assert set(manifest.objects) == {"table.tsv"}
     table = clinic.table()
     assert list(table) == ["a", "t"]
@@ -113,7 +114,7 @@ def test_faults_are_found_in_pixels(clinic: Clinic, caplog: pytest.LogCaptureFix
     if severity == "error":
         with pytest.raises(SourceError) as caught:
             clinic.ask()
-        assert text in str(caught.value) and str(clinic.folder / "doctor" / "table.tsv") in str(caught.value)
+        assert text in str(caught.value) and str(clinic.folder / "doctor" / "all" / "table.tsv") in str(caught.value)
         assert not clinic.output.exists()
     else:
         clinic.ask()
@@ -172,16 +173,32 @@ def test_a_large_image_is_looked_at_in_a_coarser_level(clinic: Clinic, monkeypat
     assert "better 12 px down and 8 px to the left" in row["faults"]
 
 
-def test_only_maps_of_values_have_a_kind(clinic: Clinic) -> None:
-    labels = read_manifest(clinic.inputs["a"][1])
-    assert labels.inputs.keys() >= {"source/a_labels.tif"}
-    made = {
-        "instances": labels,
-        "mask": dataclasses.replace(labels, spec=labels.spec | {"kind": "mask"}),
-        "colours": dataclasses.replace(labels, spec=labels.spec | {"colours": {"cell": "#ff0000"}}),
-        "shapes": dataclasses.replace(labels, inputs={"images/a": "0", "source/a.svs.GeoJSON": "1"}),
-    }
-    assert {kind: module.kind_of(manifest) for kind, manifest in made.items()} == {kind: kind for kind in made}
+def test_what_another_group_saw_is_not_looked_at_again(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    look = module.examined
+    monkeypatch.setattr(module, "examined", lambda image, labels: looked.append(image.sample) or look(image, labels))
+    training = clinic.output.with_name("training.json")
+    clinic.ask("a", output=training)
+    clinic.ask()
+    assert looked == ["a", "t"]
+    # In the other order, and with a ledger that is just being written.
+    other = Clinic(clinic.folder / "other")
+    other.inputs, other.splits = clinic.inputs, clinic.splits
+    other.ask()
+    with other.output.with_suffix(".ledger").open("ab") as ledger:
+        ledger.write(b'{"unit": "z", "di')
+    other.ask("a", output=other.output.with_name("training.json"))
+    assert looked == ["a", "t", "a", "t"]
+    assert other.output.read_bytes() == clinic.output.read_bytes()
+    assert other.output.with_name("training.json").read_bytes() == training.read_bytes()
+
+
+def test_readers_see_that_the_table_has_changed(clinic: Clinic) -> None:
+    clinic.ask()
+    before = read_manifest(clinic.output).content
+    clinic.splits = {"train": ["a"], "val": ["t"]}
+    clinic.ask()
+    assert read_manifest(clinic.output).content != before
 
 
 def test_refused_samples_stand_in_the_table(clinic: Clinic) -> None:

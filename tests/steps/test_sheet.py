@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from unetpipe.errors import ConfigError
-from unetpipe.sheet import read_samples
+from unetpipe.samples import read_samples
 from unetpipe.steps.sheet import sheet
 
 LABELS = np.zeros((40, 40), dtype=np.uint8)

@@ -1,18 +1,20 @@
-"""The doctor in the workflow: before all training, at no cost for what has not changed, and past odd names."""
+"""The doctor in the workflow: a fault stops what it concerns, and a look that finds nothing new costs nothing."""
 
 import csv
-import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
 
 
 def table(tree: Any) -> dict[str, dict[str, str]]:
     """Rows of the doctor's table by sample."""
-    with (tree.results / "doctor" / "table.tsv").open(newline="", encoding="utf-8") as file:
+    with (tree.results / "doctor" / "all" / "table.tsv").open(newline="", encoding="utf-8") as file:
         return {row["sample"]: row for row in csv.DictReader(file, delimiter="\t")}
 
 
@@ -22,18 +24,41 @@ def add_row(tree: Any, *cells: str) -> None:
         sheet.write("\t".join(cells) + "\n")
 
 
-def test_an_error_stops_before_training(blank: Any, tmp_path: Path) -> None:
+def test_no_training_without_the_doctor(blank: Any, tmp_path: Path) -> None:
     tree = blank.copy(tmp_path / "project")
+    before = tree.pending("results/models/m.json")
+    assert "doctor/training" in before
+    assert not before & {"doctor/all", "images/s", "images/t"}, "what trainings are not made of"
+    tifffile.imwrite(tree.folder / "images" / "v.tif", np.zeros((72, 80), np.uint8))
+    ended = tree.snakemake("--cores", "2", "results/doctor/training.json")
+    assert ended.returncode == 1
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: v:")]
+    assert len(lines) == 1 and "every pixel of the image is 0" in lines[0]
+    assert not (tree.results / "doctor" / "training.json").exists()
+
+
+def test_a_test_image_that_is_trained_on_is_an_error(tree: Any) -> None:
     shutil.copy(tree.folder / "images" / "a.tif", tree.folder / "images" / "t.tif")
-    ended = tree.snakemake("--cores", "2", "--resources", "gpu=1")
+    ended = tree.snakemake("--cores", "2", "results/doctor/all.json")
     assert ended.returncode == 1
     lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: a, t:")]
     assert len(lines) == 1 and "the same image in test and train" in lines[0]
     assert "error: the same image" in table(tree)["t"]["faults"]
-    assert not (tree.results / "doctor.json").exists()
-    assert not list(tree.results.glob("models/*")) and not list(tree.results.glob("probabilities/*"))
+    assert not (tree.results / "doctor" / "all.json").exists()
+    assert (tree.results / "doctor" / "training.json").exists()
 
 
+def test_the_command_leaves_the_workflow_nothing_to_do(tree: Any) -> None:
+    written = (tree.results / "doctor" / "all.json").read_bytes()
+    command = [sys.executable, "-m", "unetpipe", "doctor", "config/config.yaml"]
+    ended = subprocess.run(command, cwd=tree.folder, env=tree.environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert [line.split()[0] for line in ended.stdout.splitlines()[:6]] == ["sample", "a", "b", "s", "t", "v"]
+    assert (tree.results / "doctor" / "all.json").read_bytes() == written
+    assert tree.pending() == set()
+
+
+@pytest.mark.slow
 def test_samples_and_settings_may_change_in_one_go(finished: Any, tree: Any, tmp_path: Path) -> None:
     # What a run does must not depend on whether changes come one by one or all together.
     add_row(tree, "s2", "images/s.tif", "", "predict")
@@ -46,17 +71,7 @@ def test_samples_and_settings_may_change_in_one_go(finished: Any, tree: Any, tmp
     assert tree.manifests() == fresh.manifests() != finished.manifests()
 
 
-def test_training_goes_on_undisturbed_where_only_the_doctor_runs(tree: Any) -> None:
-    before = (tree.results / "models" / "m.json").read_bytes()
-    add_row(tree, "s2", "images/s.tif", "", "predict")
-    tree.run()
-    computed, early = tree.ran()
-    assert (computed, early) == ({"ingest/s2", "doctor", "predict/m/s2", "segment/m/s2", "report"}, set())
-    assert (tree.results / "models" / "m.json").read_bytes() == before
-    assert "doctor" not in " ".join(json.loads(before)["inputs"])
-    assert list(table(tree)) == ["a", "b", "s", "s2", "t", "v"]
-
-
+@pytest.mark.slow
 def test_odd_paths_go_through(blank: Any, tmp_path: Path) -> None:
     tree = blank.copy(tmp_path / "my project (1) [ж]")
     odd = tree.folder / "scans [2], ß; 'x' \"y\" $HOME & co"
@@ -75,6 +90,6 @@ def test_odd_paths_go_through(blank: Any, tmp_path: Path) -> None:
     sheet.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
     (odd / "loop").symlink_to(odd)
     assert "images/a" in tree.pending()
-    ended = tree.snakemake("results/doctor.json", "--cores", "2")
+    ended = tree.snakemake("results/doctor/all.json", "--cores", "2")
     assert ended.returncode == 0, ended.stderr[-4000:]
     assert sorted(table(tree)) == ["a", "b", "s", "t", "v"]

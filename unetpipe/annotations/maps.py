@@ -25,6 +25,10 @@ class Truth(Protocol):
     """What was annotated, read in boxes. `prepare` comes first."""
 
     @property
+    def kind(self) -> str:
+        """How it is read: instances, mask, classes, colours or shapes."""
+
+    @property
     def count(self) -> int | None:
         """Number of instances in the file, where it tells before any pixel is painted."""
 
@@ -58,6 +62,11 @@ class MapTruth:
             raise AnnotationError(
                 f"{self.path}: expected integer labels, came {source.dtype}; save it as 8, 16 or 32 bit integers"
             )
+
+    @property
+    def kind(self) -> str:
+        """What the values mean, or colours."""
+        return "colours" if self.spec.colours else self.spec.kind
 
     @property
     def count(self) -> None:

@@ -67,6 +67,11 @@ class ShapeTruth:
         self.crossing = np.zeros(self.polygons.count, np.bool_)
 
     @property
+    def kind(self) -> str:
+        """Shapes."""
+        return "shapes"
+
+    @property
     def count(self) -> int:
         """Number of instances that were drawn."""
         return int(self.number_of.max())

@@ -50,7 +50,7 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         height, width = source.facts["shape"]
         with open_truth(annotation, spec, shape=(height, width), image=file) as truth:
             instances, classes = write_truth(truth, ledger, (height, width), spec)
-            drawn = truth.count
+            drawn, kind = truth.count, truth.kind
         counts, found = counted(instances, classes, spec.n_classes)
         if not counts.any():
             why = f"value {spec.ignore_value}" if spec.ignore_value is not None else f"outside: {spec.outside}"
@@ -63,6 +63,7 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         facts = {
             "shape": [height, width],
             "pixel_size_um": pixel_size,
+            "kind": kind,
             "class_counts": counts.tolist(),
             "n_instances": found,
         }

@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 
 # The finest level of at most this many pixels is looked at, so that time and memory stay bounded.
 EXAMINED_PX = 2**22
-SHOWN = 20
-# Endings of annotations that are no maps of values.
-SHAPES = (".json", ".geojson", ".gz", ".zip", ".roi")
 
 
 def doctor(
@@ -40,7 +37,7 @@ def doctor(
     code: str,
     refused: Mapping[str, str] | None = None,
 ) -> None:
-    """Look at every sample, write the table, and stop where training would be in vain.
+    """Look at samples, write the table, and stop where training would be in vain.
 
     Reads
     -----
@@ -61,13 +58,14 @@ def doctor(
 
     Notes
     -----
-    What was seen of a sample stands in the ledger under the digest of its pixels, and is taken from there as long as
-    these are the same: a changed sample costs its own time only.
+    What was seen of a sample stands in the ledger under the digest of its pixels, and is taken from there, or from the
+    ledger of another group in the same folder, as long as these are the same: only what is new or has changed costs
+    time.
     """
     manifests = [read_manifest(path) for path in inputs]
     images = {m.sample: m for m in manifests if m.stage == "ingest"}
     labels = {m.sample: m for m in manifests if m.stage == "annotate"}
-    seen = earlier_units(output)
+    seen = earlier_units(output.parent)
     splits = {name: split for split, names in json.loads(spec.splits).items() for name in names}
     with open_ledger(output, stage="doctor", spec=spec, code=code, inputs=manifests) as ledger:
         if ledger.complete and not refused:
@@ -84,16 +82,20 @@ def doctor(
                 ledger.append(name, digest, seen=facts)
             found.append(findings_of(name, split, images[name], labels.get(name), ledger.units[name]["seen"]))
         faults = faults_of(found, spec.classes)
-        write_file(ledger.store / "table.tsv", table_text(table_rows(found, faults, spec.classes)).encode())
+        table, text = ledger.store / "table.tsv", table_text(table_rows(found, faults, spec.classes)).encode()
+        write_file(table, text)
         errors = [fault for fault in faults if fault.severity == "error"]
         sound = not refused and not (errors and spec.stop)
         if sound:
-            ledger.publish({"faults": [dataclasses.asdict(fault) for fault in faults]})
-    say(faults, ledger.store / "table.tsv")
+            told = [dataclasses.asdict(fault) for fault in faults]
+            ledger.publish({"faults": told, "table": hashlib.sha256(text).hexdigest()})
+    for fault in faults:
+        log.info("%s: %s", fault.severity, fault)
     if not sound:
-        more = f"; {len(errors) - 1} more" if len(errors) > 1 else ""
         remedy = "" if refused else "; doctor.stop: false goes on all the same"
-        raise SourceError(f"{errors[0]}{more}: see {ledger.store / 'table.tsv'}{remedy}")
+        raise SourceError(f"{in_short(errors)}: see {table}{remedy}")
+    if faults:
+        log.warning("warning: %s: see %s", in_short(faults), table)
 
 
 def digest_of_inputs(image: Manifest, labels: Manifest | None, code: str) -> str:
@@ -101,17 +103,23 @@ def digest_of_inputs(image: Manifest, labels: Manifest | None, code: str) -> str
     return hashlib.sha256(f"{code} {image.content} {labels.content if labels else ''}".encode()).hexdigest()
 
 
-def earlier_units(output: Path) -> dict[str, dict[str, Any]]:
-    """What the last run has seen, by digest of what it looked at; read before a new key empties the ledger."""
-    ledger = output.with_suffix(".ledger")
+def in_short(faults: Sequence[Fault]) -> str:
+    """The first fault, and how many more there are."""
+    return str(faults[0]) + (f"; {len(faults) - 1} more" if len(faults) > 1 else "")
+
+
+def earlier_units(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was seen before, by digest of what was looked at; read before a new key empties a ledger."""
     found = {}
-    for line in ledger.read_bytes().splitlines() if ledger.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "seen" in record:
-            found[record["digest"]] = record["seen"]
+    for ledger in folder.glob("*.ledger"):
+        for line in ledger.read_bytes().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                # Cut off by a kill, or just being written.
+                continue
+            if isinstance(record, dict) and "seen" in record:
+                found[record["digest"]] = record["seen"]
     return found
 
 
@@ -168,21 +176,13 @@ def findings_of(name: str, split: str, image: Manifest, labels: Manifest | None,
     if labels is not None:
         counts = labels.facts["class_counts"]
         known |= {
-            "kind": kind_of(labels),
+            "kind": labels.facts["kind"],
             "class_counts": tuple(counts),
             "ignored": 1 - sum(counts) / (facts["shape"][0] * facts["shape"][1]),
             "n_instances": labels.facts["n_instances"],
         }
     known |= {"name": name, "split": split, **seen, "shift": tuple(seen.get("shift", (0, 0)))}
     return Findings(**known)
-
-
-def kind_of(labels: Manifest) -> str:
-    """How an annotation was read: its kind where its values count, else as shapes or colours."""
-    sources = [name for name in labels.inputs if name.startswith("source/")]
-    if labels.spec.get("overlay") or any(name.lower().endswith(SHAPES) for name in sources):
-        return "shapes"
-    return "colours" if labels.spec.get("colours") else str(labels.spec["kind"])
 
 
 def table_text(rows: Sequence[Mapping[str, str]]) -> str:
@@ -192,11 +192,3 @@ def table_text(rows: Sequence[Mapping[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def say(faults: Sequence[Fault], table: Path) -> None:
-    """Tell the first faults; errors to the log only, for the last line on stderr is theirs."""
-    for fault in faults[:SHOWN]:
-        log.log(logging.INFO if fault.severity == "error" else logging.WARNING, "%s: %s", fault.severity, fault)
-    if len(faults) > SHOWN:
-        log.warning("and %d more: see %s", len(faults) - SHOWN, table)

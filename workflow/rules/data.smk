@@ -1,4 +1,5 @@
-# From source files to checked images and labels.
+# From source files to checked images and labels. All of it has priority: what is wrong with any sample is best known
+# before the hours of a training.
 
 if CONFIG.simulated:
 
@@ -10,6 +11,7 @@ if CONFIG.simulated:
             "results/logs/simulate/{sample}.log",
         benchmark:
             "results/benchmarks/simulate/{sample}.tsv"
+        priority: 1
         conda:
             "../../environment.yml"
         params:
@@ -29,6 +31,7 @@ rule ingest:
         "results/logs/ingest/{sample}.log",
     benchmark:
         "results/benchmarks/ingest/{sample}.tsv"
+    priority: 1
     conda:
         "../../environment.yml"
     params:
@@ -49,6 +52,7 @@ rule annotate:
         "results/logs/annotate/{sample}.log",
     benchmark:
         "results/benchmarks/annotate/{sample}.tsv"
+    priority: 1
     conda:
         "../../environment.yml"
     params:
@@ -59,28 +63,26 @@ rule annotate:
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
-# What has this input waits for the doctor, and then has it no more: so nothing is run again whenever the doctor is. (An
-# input that is only `ancient` would hide changed settings of all that follows, snakemake#4166.) It stands wherever samples
-# and models meet, for behind the doctor Snakemake looks again at what must run.
-SEEN_BY_DOCTOR = ancient(lambda wildcards: [checkpoints.doctor.get()][:0])
-
-
-checkpoint doctor:
+rule doctor:
     input:
-        expand("results/images/{sample}.json", sample=sorted(CONFIG.samples)),
-        expand("results/labels/{sample}.json", sample=sorted(CONFIG.annotated)),
+        images=lambda wildcards: expand("results/images/{sample}.json", sample=CONFIG.examined(wildcards.group)),
+        labels=lambda wildcards: expand("results/labels/{sample}.json", sample=CONFIG.annotated(wildcards.group)),
+        # Only so that nothing is looked at twice: what another group's doctor has seen is taken over.
+        before=lambda wildcards: {"training": [], "all": ["results/doctor/training.json"]}[wildcards.group],
     output:
-        "results/doctor.json",
+        "results/doctor/{group}.json",
     log:
-        "results/logs/doctor.log",
+        "results/logs/doctor/{group}.log",
     benchmark:
-        "results/benchmarks/doctor.tsv"
+        "results/benchmarks/doctor/{group}.tsv"
+    wildcard_constraints:
+        group="training|all",
     priority: 1
     conda:
         "../../environment.yml"
     params:
-        spec=CONFIG.spec("doctor"),
+        spec=lambda wildcards: CONFIG.spec("doctor", wildcards.group),
         code=fingerprint("unetpipe.steps.doctor"),
     shell:
-        "exec python -m unetpipe doctor {input:q} --output {output:q}"
+        "exec python -m unetpipe doctor {input.images:q} {input.labels:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

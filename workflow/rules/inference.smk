@@ -5,7 +5,6 @@ rule predict:
     input:
         image="results/images/{sample}.json",
         models=lambda wildcards: expand("results/models/{model}.json", model=CONFIG.members(wildcards.model)),
-        doctor=SEEN_BY_DOCTOR,
     output:
         "results/probabilities/{model}/{sample}.json",
     log:

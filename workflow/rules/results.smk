@@ -6,7 +6,6 @@ rule evaluate:
         segmentation="results/segmentations/{model}/{sample}.json",
         probabilities="results/probabilities/{model}/{sample}.json",
         labels="results/labels/{sample}.json",
-        doctor=SEEN_BY_DOCTOR,
     output:
         "results/metrics/{model}/{sample}.json",
     log:
@@ -32,6 +31,7 @@ rule report:
         expand("results/labels/{sample}.json", sample=sorted({s for m in CONFIG.applied for s in CONFIG.scored(m)})),
         expand("results/images/{sample}.json", sample=CONFIG.by_split["train"][0]),
         expand("results/weights/{sample}.json", sample=CONFIG.by_split["train"][0]),
+        "results/doctor/all.json",
     output:
         "results/report.json",
     log:

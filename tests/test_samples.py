@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetpipe.errors import ConfigError
-from unetpipe.sheet import Sample, read_samples
+from unetpipe.samples import Sample, read_samples
 
 ROWS = [
     ["sample", "image", "annotation", "split", "channels", "pixel_size_um"],
