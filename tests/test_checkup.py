@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import yaml
 
-from unetpipe.checkup import aligned, checkup
+from unetpipe.checkup import checkup, shown
 from unetpipe.config import read_config
 from unetpipe.errors import ConfigError, SourceError
 from unetpipe.fingerprint import fingerprint
@@ -63,7 +63,7 @@ def test_bad_samples_are_listed_all_at_once(project: Path) -> None:
     with pytest.raises(SourceError, match=r"a: a.tif: is of an unknown format.*; 2 more: see results/doctor/all/table"):
         checkup(Path("c.yaml"), output=ALL, tell=tables.append)
     text = Path("results/doctor/all/table.tsv").read_text()
-    assert tables == [aligned(text)]
+    assert tables == [shown(text)]
     assert "error: a.tif: is of an unknown format" in text
     assert "error: b_labels.tif: expected the image's size of 60 x 60 px, came 50 x 60 px" in text
     assert "error: image: no such file: absent.tif" in text
@@ -97,7 +97,15 @@ def test_an_unusable_configuration_shows_no_old_table(project: Path) -> None:
     assert len(tables) == 1
 
 
-def test_cells_stand_below_each_other() -> None:
-    text = aligned("a\tb\tc\n1\t\tx y\n" + "w" * 70 + '\t2\t"""q"""\n')
-    assert text.splitlines() == ["a" + " " * 61 + "b  c", "1" + " " * 64 + "x y", "w" * 60 + '  2  "q"']
-    assert aligned("") == ""
+def test_cells_stand_below_each_other_and_faults_below_all() -> None:
+    text = shown("sample\tb\tfaults\n1\t2\tx y\n" + "w" * 70 + '\t3\t"""q"""\n(all)\t\tz\n')
+    assert text.splitlines() == [
+        "sample" + " " * 26 + "b",
+        "1" + " " * 31 + "2",
+        "w" * 30 + "  3",
+        "",
+        "1: x y",
+        "w" * 70 + ': "q"',
+        "(all): z",
+    ]
+    assert shown("a\tb\tfaults\n") == "a  b"

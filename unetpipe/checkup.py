@@ -17,13 +17,13 @@ from unetpipe.steps.doctor import doctor
 from unetpipe.steps.ingest import ingest
 from unetpipe.steps.simulate import simulate
 
-__all__ = ["aligned", "checkup"]
+__all__ = ["checkup", "shown"]
 
 log = logging.getLogger(__name__)
 
 RESULTS = Path("results")
 # Wider cells are cut where a table is shown; the file has them whole.
-WIDEST = 60
+WIDEST = 30
 
 
 def checkup(path: Path, *, output: Path, tell: Callable[[str], object]) -> None:
@@ -61,7 +61,7 @@ def checkup(path: Path, *, output: Path, tell: Callable[[str], object]) -> None:
         doctor(inputs, output=output, spec=spec, code=code, refused=refused)
     finally:
         if table.is_file():
-            tell(aligned(table.read_text(encoding="utf-8")))
+            tell(shown(table.read_text(encoding="utf-8")))
 
 
 def read_sample(config: Config, sample: Sample) -> list[Path]:
@@ -94,25 +94,32 @@ def spec_of(config: Config, stage: str, name: str) -> Any:
     return spec_from_json(STAGE_SPECS[stage], config.spec(stage, name), stage)
 
 
-def aligned(table: str) -> str:
-    """A table with tabs as columns for people.
+def shown(table: str) -> str:
+    """The doctor's table for people.
 
     Parameters
     ----------
     table : str
-        Rows of cells with tabs between them.
+        Rows of cells with tabs between them: a header, the samples, and what concerns several.
 
     Returns
     -------
     str
-        The same rows, cells padded with blanks; the last column is left as it is, for it may be long.
+        What was seen, in columns, wide cells cut; below it the faults, which are in the last cell of each row.
 
     Examples
     --------
-    >>> aligned("a\\tbb\\tc\\n100\\t2\\tlong text\\n")
-    'a    bb  c\\n100  2   long text'
+    >>> print(shown("sample\\tsplit\\tfaults\\na\\ttrain\\terror: no\\nb\\ttest\\t\\n(all)\\t\\twarning: odd\\n"))
+    sample  split
+    a       train
+    b       test
+    <BLANKLINE>
+    a: error: no
+    (all): warning: odd
     """
     rows = [row for row in csv.reader(io.StringIO(table), delimiter="\t") if row]
-    widths = [min(max(map(len, column)), WIDEST) for column in zip(*rows, strict=True)][:-1]
-    lines = ["  ".join([*(c[:w].ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    samples = [[cell[:WIDEST] for cell in row[:-1]] for row in rows if row[1]]
+    widths = [max(map(len, column)) for column in zip(*samples, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in samples]
+    faults = [f"{row[0]}: {row[-1]}" for row in rows[1:] if row[-1]]
+    return "\n".join([*lines, *([""] if faults else []), *faults])

@@ -170,8 +170,9 @@ def doctor(
     from unetpipe.checkup import checkup
 
     set_up_logging(log)
-    # Each sample is read by two stages, and neither needs to say that it has nothing to do.
-    logging.getLogger("unetpipe.manifests").setLevel(logging.WARNING)
+    # Stages that have nothing to do need not say so, and the faults stand below the table.
+    for name in ("unetpipe.manifests", "unetpipe.steps.doctor"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     signals.listen()
     checkup(path, output=output, tell=typer.echo)
 

@@ -38,7 +38,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert sorted(s.split for s in found.values()) == ["predict", "test", "train", "val"]
     assert said[0] == "annotations told by folder masks"
     assert said[1] == "4 images: 1 train, 1 val, 1 test, 1 predict"
-    assert said[2] == "annotations look like `annotate: {kind: instances}`"
+    assert said[2] == "by their values, annotations are of kind instances: set annotate.kind to instances"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
 def test_the_kind_of_annotations_is_guessed(folder: Path, values: np.ndarray, kind: str) -> None:
     for path in (folder / "masks").iterdir():
         tifffile.imwrite(path, values.astype(np.uint8))
-    assert f"kind: {kind}}}`" in sheet(folder, output=Path("s.tsv"))[2]
+    assert f"set annotate.kind to {kind}" in sheet(folder, output=Path("s.tsv"))[2]
 
 
 def test_a_sheet_that_is_there_stays(folder: Path) -> None:
@@ -104,4 +104,4 @@ def test_public_nuclei_are_recognised(data_folder: Path, tmp_path: Path) -> None
     found = read_samples(tmp_path / "s.tsv", None)
     assert len(found) == len(list((data_folder / "dsb2018" / "images").iterdir()))
     assert all(s.annotation.endswith(".tif") for s in found.values())
-    assert "annotations look like `annotate: {kind: instances}`" in said
+    assert "by their values, annotations are of kind instances: set annotate.kind to instances" in said

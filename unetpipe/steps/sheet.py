@@ -69,7 +69,7 @@ def sheet(folder: Path, *, output: Path, split: str = "70,15,15", overwrite: boo
     counts = Counter(pair.split for pair in pairs)
     parts = ", ".join(f"{counts[name]} {name}" for name in ("train", "val", "test", "predict") if counts[name])
     kind = likely_kind([folder / pair.annotation for pair in annotated if pair.annotation])
-    hint = [f"annotations look like `annotate: {{kind: {kind}}}`"] if kind else []
+    hint = [f"by their values, annotations are of kind {kind}: set annotate.kind to {kind}"] if kind else []
     return [*notes, *more, f"{len(pairs)} images: {parts}", *hint, f"written to {output}; look through it"]
 
 
