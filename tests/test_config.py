@@ -45,6 +45,17 @@ def test_specs_come_from_sections_rows_and_networks(config) -> None:
     assert found.by_split == {"train": ["b"], "val": [], "test": ["a"], "predict": ["p"]}
 
 
+def test_the_doctor_looks_at_what_trainings_are_made_of_and_at_all(config) -> None:
+    found = config(SHEET + "v\tv.tif\tv.png\tval\n")
+    assert (found.examined("training"), found.annotated("training")) == (["b", "v"], ["b", "v"])
+    assert (found.examined("all"), found.annotated("all")) == (["a", "b", "p", "v"], ["a", "b", "v"])
+    assert json.loads(json.loads(found.spec("doctor", "training"))["splits"]) == {"train": ["b"], "val": ["v"]}
+    # One more image to predict changes nothing for trainings.
+    more = config(SHEET + "v\tv.tif\tv.png\tval\nq\tq.tif\t\tpredict\n")
+    assert more.spec("doctor", "training") == found.spec("doctor", "training")
+    assert more.spec("doctor", "all") != found.spec("doctor", "all")
+
+
 def test_cells_become_specs(config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", "/data")
     sheet = (

@@ -99,14 +99,14 @@ class Config:
         """Sample names of each split, sorted."""
         return {split: sorted(s.name for s in self.samples.values() if s.split == split) for split in SPLITS}
 
-    def group(self, name: str) -> dict[str, list[str]]:
+    def examined_splits(self, group: str) -> dict[str, list[str]]:
         """Sample names of the splits that the doctor looks at together: what trainings are made of, or all."""
-        splits = ("train", "val") if name == "training" else SPLITS
+        splits = ("train", "val") if group == "training" else SPLITS
         return {split: self.by_split[split] for split in splits}
 
     def examined(self, group: str) -> list[str]:
         """Samples of a doctor's group."""
-        return sorted(name for names in self.group(group).values() for name in names)
+        return sorted(name for names in self.examined_splits(group).values() for name in names)
 
     def annotated(self, group: str) -> list[str]:
         """Samples of a doctor's group that have an annotation."""
@@ -167,7 +167,7 @@ class Config:
         elif stage == "annotate":
             spec = dataclasses.replace(spec, plane=self.samples[name].annotation_plane)
         elif stage == "doctor":
-            spec = dataclasses.replace(spec, splits=canonical_json(self.group(name)))
+            spec = dataclasses.replace(spec, splits=canonical_json(self.examined_splits(name)))
         elif stage == "report":
             spec = dataclasses.replace(spec, groups=canonical_json(self.groups))
         elif stage == "train":

@@ -273,7 +273,7 @@ def odd_pixel_sizes(found: Sequence[Findings]) -> Iterator[Fault]:
         yield Fault(
             severity="warning",
             samples=unknown,
-            text=f"the pixel size is not known, that of others is {usual:.4g} um; fill in the column pixel_size_um",
+            text=f"the pixel size is not known, that of others is {usual:.4g} um; fill in pixel_size_um in the sheet",
         )
     for one in found:
         size = one.pixel_size_um or usual

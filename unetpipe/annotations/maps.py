@@ -88,10 +88,12 @@ class MapTruth:
 
     def ignored(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """(Y, X) values -> where nobody annotated."""
-        ignored = values == self.spec.ignore_value if self.spec.ignore_value is not None else values != values
+        ignored = np.zeros(values.shape, np.bool_)
+        if self.spec.ignore_value is not None:
+            ignored |= values == self.spec.ignore_value
         if self.spec.outside == "ignore" and self.spec.kind != "classes":
-            ignored = ignored | (values == 0)
-        return np.asarray(ignored, np.bool_)
+            ignored |= values == 0
+        return ignored
 
 
 class InstanceMap(MapTruth):

@@ -119,7 +119,7 @@ class ClassNames:
         near = difflib.get_close_matches(name.casefold(), list(self.table), n=1)
         hint = f"did you mean {self.classes[self.table[near[0]]]}?" if near else f"classes: {', '.join(self.classes)}"
         what = f"class {name!r:.60}" if name else "no class"
-        others = f" and {len(self.unknown) - 1} more names" if len(self.unknown) > 1 else ""
+        others = f" and {len(self.unknown) - 1} more" if len(self.unknown) > 1 else ""
         raise refused(
             path,
             f"{what} (of {count} object{'s' * (count > 1)}){others} is not configured; {hint:.90}; "

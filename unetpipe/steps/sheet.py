@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def percentages(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def why_nothing(folder: Path, files: Sequence[object]) -> str:
+def why_nothing(folder: Path, files: Sequence[PurePosixPath]) -> str:
     """What to say where no image has an annotation."""
     names = [str(path).lower() for path in files]
     inside = [name.split("/") for name in names]
@@ -110,9 +110,9 @@ def sheet_text(folder: Path, pairs: Sequence[Pair]) -> str:
     return text.getvalue()
 
 
-def written(folder: Path, path: object) -> str:
+def written(folder: Path, path: PurePosixPath | None) -> str:
     """A path as it stands in the sheet."""
-    text = (folder / str(path)).as_posix() if path else ""
+    text = (folder / path).as_posix() if path else ""
     if any(sign in text for sign in "{}\t\n\r") or text != text.strip():
         raise ConfigError(f"{text!r}: braces, tabs and line breaks cannot stand in a sample sheet; rename the file")
     return text
