@@ -1,5 +1,6 @@
 """Every mistake ends in one line that says what is wrong and where, with exit code 2, and leaves nothing behind."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -62,6 +63,11 @@ def write(array: np.ndarray, **options: object) -> Callable[[Path], None]:
     return lambda path: tifffile.imwrite(path, array, **options)
 
 
+def bytes_of(content: bytes) -> Callable[[Path], object]:
+    """A file of these bytes."""
+    return lambda path: path.write_bytes(content)
+
+
 def with_pixel(array: np.ndarray, value: float) -> np.ndarray:
     """The array with another value somewhere."""
     changed = array.copy()
@@ -113,6 +119,13 @@ ANNOTATE: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
         "{}",
         ("expected one channel", "3"),
     ),
+    "half a GeoJSON": (bytes_of(b'{"features": ['), "{}", ("not valid JSON at character 15", "Expecting value")),
+    "another JSON": (bytes_of(b'{"cells": 3}'), "{}", ("expected COCO", "GeoJSON", "'cells'")),
+    "deep JSON": (bytes_of(b"[" * 10**6), "{}", ("nested too deeply",)),
+    "JSON bomb": (bytes_of(gzip.compress(b" " * 2**27)), "{}", ("expands to more than",)),
+    "half a ROI": (bytes_of(b"Iout" + bytes(20)), "{}", ("ROI 1", "damaged")),
+    "half a zip": (bytes_of(b"PK\3\4" + bytes(90)), "{}", ("damaged zip archive",)),
+    "no overlay": (write(IMAGE), '{"overlay": true}', ("holds no ImageJ overlay",)),
 }
 WEIGH: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "sigma": ("labels/good.json", '{"sigma_px": 0}', ("sigma_px", "expected a value above 0", "came 0")),

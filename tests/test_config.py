@@ -14,7 +14,7 @@ from unetpipe.documents import read_yaml
 from unetpipe.errors import ConfigError
 from unetpipe.netspecs import DilatedUnetSpec, KerasUnetSpec, PaddedUnetSpec
 from unetpipe.parsing import spec_from_json
-from unetpipe.sheet import check_name
+from unetpipe.samples import check_name
 from unetpipe.specs import AnnotateSpec, TrainSpec, UnetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +43,17 @@ def test_specs_come_from_sections_rows_and_networks(config) -> None:
     assert (found.models["m"].spec.steps, found.models["m"].spec.seed) == (7, 3)
     assert json.loads(found.spec("augment"))["output_px"] == 60 - 16
     assert found.by_split == {"train": ["b"], "val": [], "test": ["a"], "predict": ["p"]}
+
+
+def test_the_doctor_looks_at_what_trainings_are_made_of_and_at_all(config) -> None:
+    found = config(SHEET + "v\tv.tif\tv.png\tval\n")
+    assert (found.examined("training"), found.annotated("training")) == (["b", "v"], ["b", "v"])
+    assert (found.examined("all"), found.annotated("all")) == (["a", "b", "p", "v"], ["a", "b", "v"])
+    assert json.loads(json.loads(found.spec("doctor", "training"))["splits"]) == {"train": ["b"], "val": ["v"]}
+    # One more image to predict changes nothing for trainings.
+    more = config(SHEET + "v\tv.tif\tv.png\tval\nq\tq.tif\t\tpredict\n")
+    assert more.spec("doctor", "training") == found.spec("doctor", "training")
+    assert more.spec("doctor", "all") != found.spec("doctor", "all")
 
 
 def test_cells_become_specs(config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +252,7 @@ HEADER = "sample\timage\tannotation\tsplit\n"
         (HEADER + "a\ti\t\ttrain\n", "row 2: annotation: expected a path, since split is train"),
         (HEADER + "a\ti\tj\ttest\n", "expected at least one sample of split train"),
         (HEADER + "a\ti\tj\ttrain\tx\n", "row 2: expected 4 cells, came 5"),
-        ("sample,image\na,b\n", "unknown column 'sample,image'"),
+        ("sample|image\na|b\n", "unknown column 'sample|image'"),
         ("", "expected one column 'sample'"),
         ("sample\timage\tsplit\tplanes\na\ti\ttrain\t1\n", "unknown column 'planes'; did you mean plane"),
         (

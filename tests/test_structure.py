@@ -15,13 +15,15 @@ FLOORS: dict[str, int] = {
     ),
     "schedules": 0,
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
-    **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
+    **dict.fromkeys(["examination", "faults"], 1),
+    **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels", "polygons"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
-    "manifests": 3,
-    **dict.fromkeys(["steps", "config", "models", "sheet", "documents", "parsing", "reference", "progress"], 4),
+    **dict.fromkeys(["manifests", "annotations"], 3),
+    **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
+    **dict.fromkeys(["checkup", "layouts"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

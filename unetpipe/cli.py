@@ -137,7 +137,7 @@ def ingest(
 
 @app.command()
 def annotate(
-    annotation: Annotated[Path, typer.Argument(help="TIFF or PNG file with instances, a mask or classes.")],
+    annotation: Annotated[Path, typer.Argument(help="Labels, mask, classes or colours; COCO, GeoJSON, ImageJ ROIs.")],
     image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
     output: Output,
     spec: Spec = "{}",
@@ -146,6 +146,51 @@ def annotate(
 ) -> None:
     """Read an annotation as instances and classes, with a background ridge between touching instances."""
     run("annotate", spec, code, log, lambda step, **rest: step(annotation, image, output=output, **rest))
+
+
+@app.command()
+def doctor(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A configuration, by default config/config.yaml; or manifests of images and labels, in any order."
+        ),
+    ] = None,
+    output: Output = Path("results/doctor/all.json"),
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
+    """List every sample and every fault; with a configuration, reads all samples first, past the bad ones."""
+    path, *_ = inputs = inputs or [Path("config/config.yaml")]
+    if path.suffix not in (".yaml", ".yml"):
+        run("doctor", spec, code, log, lambda step, **rest: step(inputs, output=output, **rest))
+        return
+    from unetpipe import signals
+    from unetpipe.checkup import checkup
+
+    set_up_logging(log)
+    # Stages that have nothing to do need not say so, and the faults stand below the table.
+    for name in ("unetpipe.manifests", "unetpipe.steps.doctor"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    signals.listen()
+    checkup(path, output=output, tell=typer.echo)
+
+
+@app.command()
+def sheet(
+    folder: Annotated[Path, typer.Argument(help="Folder with images and annotations in one of the usual layouts.")],
+    output: Annotated[Path, typer.Option(help="Sample sheet to write.")] = Path("config/samples.tsv"),
+    split: Annotated[
+        str, typer.Option(help="Percent of train, val and test, where the names of folders do not tell.")
+    ] = "70,15,15",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sheet that is there.")] = False,
+) -> None:
+    """Write the sample sheet of a folder, and say what was recognised."""
+    from unetpipe.steps.sheet import sheet as step
+
+    for line in step(folder, output=output, split=split, overwrite=overwrite):
+        typer.echo(line)
 
 
 @app.command()

@@ -14,10 +14,11 @@ from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.models import Model, folds_of, members, read_entries, seeded
 from unetpipe.parsing import spec_from_json
-from unetpipe.sheet import SPLITS, Sample, read_samples
+from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
     AugmentSpec,
+    DoctorSpec,
     EvaluateSpec,
     IngestSpec,
     PhantomSpec,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type] = {
     "simulate": SimulateSpec,
     "ingest": IngestSpec,
     "annotate": AnnotateSpec,
+    "doctor": DoctorSpec,
     "weigh": WeighSpec,
     "augment": AugmentSpec,
     "train": TrainSpec,
@@ -50,7 +52,8 @@ STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec}
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
     "ingest": {"plane", "channels"},
-    "annotate": {"plane", "n_classes"},
+    "annotate": {"plane", "n_classes", "classes"},
+    "doctor": {"classes", "splits"},
     "augment": {"output_px"},
     "train": {"network"},
     "evaluate": {"n_classes"},
@@ -95,6 +98,19 @@ class Config:
     def by_split(self) -> dict[str, list[str]]:
         """Sample names of each split, sorted."""
         return {split: sorted(s.name for s in self.samples.values() if s.split == split) for split in SPLITS}
+
+    def examined_splits(self, group: str) -> dict[str, list[str]]:
+        """Sample names of the splits that the doctor looks at together: what trainings are made of, or all."""
+        splits = ("train", "val") if group == "training" else SPLITS
+        return {split: self.by_split[split] for split in splits}
+
+    def examined(self, group: str) -> list[str]:
+        """Samples of a doctor's group."""
+        return sorted(name for names in self.examined_splits(group).values() for name in names)
+
+    def annotated(self, group: str) -> list[str]:
+        """Samples of a doctor's group that have an annotation."""
+        return [name for name in self.examined(group) if self.samples[name].annotation]
 
     @property
     def applied(self) -> list[str]:
@@ -142,7 +158,7 @@ class Config:
         return bool(self.simulated) and Path(path).parent.parent == Path(self.simulated)
 
     def spec(self, stage: str, name: str = "") -> str:
-        """Canonical JSON of a stage's spec, for the sample or model `name` where it differs between them."""
+        """Canonical JSON of a stage's spec, for the sample, model or group `name` where it differs between them."""
         spec: Any = self.sections.get(stage)
         if stage == "simulate":
             spec = phantom(spec, name, is_slide=self.samples[name].split == "predict")
@@ -150,6 +166,8 @@ class Config:
             spec = self.samples[name].ingest
         elif stage == "annotate":
             spec = dataclasses.replace(spec, plane=self.samples[name].annotation_plane)
+        elif stage == "doctor":
+            spec = dataclasses.replace(spec, splits=canonical_json(self.examined_splits(name)))
         elif stage == "report":
             spec = dataclasses.replace(spec, groups=canonical_json(self.groups))
         elif stage == "train":
@@ -212,7 +230,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     classes = class_names(data.get("classes", ["background", "foreground"]), where)
     given = {name: section(data, name, where) for name in SECTIONS}
     entries = read_entries(data.get("models"), given["train"], classes, where)
-    given["annotate"] |= {"n_classes": len(classes)}
+    given["annotate"] |= {"n_classes": len(classes), "classes": classes}
+    given["doctor"] |= {"classes": classes}
     given["evaluate"] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(data)}
     sections: dict[str, Any] = {

@@ -11,6 +11,7 @@ from unetpipe.instances import core_components, label_core, relabelled, resolve
 from unetpipe.metrics.tables import confusion, contingency
 from unetpipe.metrics.thinning import thin_tables
 from unetpipe.phantoms import phantom_image, phantom_labels
+from unetpipe.polygons import paint, polygons_of, rectangles
 from unetpipe.warp import deformed_patch, spline_coefficients
 from unetpipe.weights import border_weights
 
@@ -33,6 +34,8 @@ def compile_all() -> None:
     found = relabelled(parts, count, objects.lookups[0])
     confusion(classes, classes, 2)
     contingency(labels, found, valid=classes != 255)
+    square = polygons_of([rectangles(np.array([[1, 1, 9, 9]]))])
+    paint(labels.copy(), square, box=box, order=np.arange(1), values=np.ones(1, np.uint32))
     thin_tables(labels, image[0] / 255, valid=classes != 255)
 
 

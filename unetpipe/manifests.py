@@ -39,6 +39,7 @@ SCHEMA = 1
 FOLDERS = {
     "ingest": ("images", ".zarr"),
     "annotate": ("labels", ".zarr"),
+    "doctor": ("doctor", ""),
     "weigh": ("weights", ".zarr"),
     "augment": ("patches", ".zarr"),
     "train": ("models", ""),

@@ -10,7 +10,7 @@ from typing import Any
 from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError
 from unetpipe.parsing import spec_from_json
-from unetpipe.sheet import Sample, check_name
+from unetpipe.samples import Sample, check_name
 from unetpipe.specs import TrainSpec
 
 __all__ = ["Model", "folds_of", "members", "read_entries", "seeded"]

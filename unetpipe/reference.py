@@ -86,7 +86,8 @@ def reference_page() -> str:
         "",
         "## The sample sheet",
         "",
-        "`samples.tsv`, one row per image, columns separated by tabs.",
+        "`samples.tsv`, one row per image, columns separated by tabs; the semicolons or commas that a "
+        "spreadsheet writes are understood, too. With commas, cells that hold commas need quotation marks.",
         "",
     ]
     lines += ["| column | meaning |", "|---|---|"]
@@ -195,6 +196,8 @@ def type_schema(kind: Any, bounds: dict[str, Any]) -> dict[str, Any]:
         return {"enum": list(literals(kind))}
     if typing.get_origin(kind) is tuple:
         return {"type": "array", "items": type_schema(typing.get_args(kind)[0], bounds)}
+    if typing.get_origin(kind) is dict:
+        return {"type": "object", "additionalProperties": type_schema(typing.get_args(kind)[1], bounds)}
     names = {int: "integer", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}
     return {"type": names[kind], **(bounds if kind in (int, float) else {})}
 

@@ -6,6 +6,7 @@ generated from them. A spec travels to its stage as one line of canonical JSON.
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from unetpipe.netspecs import NetworkSpec, UnetSpec
 __all__ = [
     "AnnotateSpec",
     "AugmentSpec",
+    "DoctorSpec",
     "EvaluateSpec",
     "ImportSpec",
     "IngestSpec",
@@ -91,8 +93,62 @@ class AnnotateSpec(Checked):
         "background line between touching instances: one pixel of each (symmetric), pixels of the later one "
         "(one_sided), or none",
     )
+    colours: dict[str, str] | None = key(
+        None,
+        'for maps in colours (RGB or palette): the colour of each class, and of `ignore`, as `{cell: "#ff0000"}`; all '
+        "colours of the file must be named; `kind` does not count then",
+    )
+    names: dict[str, str] | None = key(
+        None,
+        "for shapes (COCO, QuPath, ImageJ): what class names in the files mean, as `{Tumour: cell, Necrosis: ignore}`; "
+        "names of `classes` and names that begin with ignore are known; an empty name is that of objects without one",
+    )
+    outside: Literal["background", "ignore"] = key(
+        "background",
+        "pixels in no object (no shape; value 0 of an instance map or mask): background, or ignored in images that are "
+        "annotated in part",
+    )
+    objects: Literal["all", "annotation", "detection"] = key(
+        "all", "which objects of a QuPath file are read; cells are detections"
+    )
+    overlay: bool = key(False, "read the ImageJ overlay inside a TIFF, not its pixels")
     plane: int | None = key(None, "plane of an annotation stack, counted from 0", at_least=0)
     n_classes: int = key(2, "number of classes, background included", at_least=2, at_most=254)
+    classes: tuple[str, ...] | None = key(None, "names of the classes; follow from the list of classes")
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        known = (*self.class_names, "ignore")
+        if len(self.class_names) != self.n_classes:
+            raise ConfigError(f"classes: expected {self.n_classes} names, came {len(self.class_names)}")
+        meant = {"colours": self.colours or {}, "names": (self.names or {}).values()}
+        for field, names in meant.items():
+            if foreign := [name for name in names if name not in known]:
+                raise ConfigError(f"{field}: expected one of {', '.join(known)}, came {foreign[0]!r:.60}")
+        codes = [colour.lower() for colour in (self.colours or {}).values()]
+        if self.colours is not None and not codes:
+            raise ConfigError("colours: expected a colour for each class, came none; leave the key out")
+        for colour in codes:
+            if not re.fullmatch("#[0-9a-f]{6}", colour):
+                raise ConfigError(f'colours: expected a colour as "#rrggbb" in quotes, came {colour!r:.60}')
+            if codes.count(colour) > 1:
+                raise ConfigError(f"colours: {colour} stands for two classes; each needs its own")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; where none are given, background and foreground, or their numbers."""
+        if self.classes is not None:
+            return self.classes
+        return ("background", "foreground") if self.n_classes == 2 else tuple(map(str, range(self.n_classes)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorSpec(Checked):
+    """The look at every sample before training."""
+
+    stop: bool = key(True, "stop at errors; if not, they are only told")
+    classes: tuple[str, ...] = key((), "names of the classes; filled in")
+    splits: str = key("{}", "samples of each split as JSON; filled in")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,17 @@
 """Annotations as instances and classes."""
 
+import json
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 
+from unetpipe import slides
 from unetpipe.errors import AnnotationError
+from unetpipe.labels import carve
 from unetpipe.manifests import read_manifest
 from unetpipe.slides import open_plane
 from unetpipe.specs import AnnotateSpec, IngestSpec
@@ -36,7 +41,7 @@ def test_instances_are_kept_as_annotated(read) -> None:
     facts, instances, classes = read(VALUES)
     assert np.array_equal(instances, VALUES)
     assert np.array_equal(classes, VALUES > 0)
-    assert facts["n_instances"] == 4
+    assert (facts["kind"], facts["n_instances"]) == ("instances", 4)
     assert facts["class_counts"] == [11, 13]
 
 
@@ -85,3 +90,88 @@ def test_annotations_that_do_not_fit(
     with pytest.raises(AnnotationError, match=said):
         read(values, **keys)
     assert not (tmp_path / "labels" / "s.json").exists()
+
+
+def annotated(
+    folder: Path, shape: tuple[int, int], annotation: Path, **keys: Any
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Facts, instances and classes of an annotation file of an empty image ``image.tif``."""
+    tifffile.imwrite(folder / "image.tif", np.zeros(shape, np.uint8))
+    image, output = folder / "images" / "s.json", folder / "labels" / "s.json"
+    ingest(folder / "image.tif", output=image, spec=IngestSpec(), code="i@1")
+    annotate(annotation, image, output=output, spec=AnnotateSpec(**keys), code="a@1")
+    manifest = read_manifest(output, stage="annotate")
+    return manifest.facts, *(open_plane(manifest.store / n / "0").read_whole() for n in ("instances", "classes"))
+
+
+def square(y: int, x: int, side: int, name: str) -> dict[str, Any]:
+    """A feature of QuPath."""
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": "annotation", "classification": {"name": name}},
+    }
+
+
+def test_shapes_of_several_classes(tmp_path: Path) -> None:
+    names = [("cell", 0, 0), ("cell", 0, 4), ("debris", 0, 8), ("Ignore*", 8, 8)]
+    shapes = [square(y, x, 4, name) for name, y, x in names]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    keys = {"n_classes": 3, "classes": ("background", "cell", "debris")}
+    facts, instances, classes = annotated(tmp_path, (12, 12), tmp_path / "a.geojson", **keys)
+    assert facts["n_instances"] == 3
+    assert instances[0].tolist() == [1] * 4 + [2] * 4 + [3] * 4
+    # Instances of one class are parted, those of different classes part themselves.
+    assert classes[0].tolist() == [1, 1, 1, 0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert (classes[8:, 8:] == 255).all()
+    assert facts["class_counts"] == [144 - 16 - 24 - 16, 24, 16]
+
+
+def test_coco_knows_the_image_by_its_source(tmp_path: Path) -> None:
+    document = {
+        "images": [
+            {"id": n, "file_name": name, "height": 3, "width": 4} for n, name in enumerate(["b.tif", "image.tif"])
+        ],
+        "annotations": [
+            {"image_id": n, "category_id": 1, "segmentation": [[n, 0, n + 1, 0, n + 1, 1, n, 1]]} for n in (0, 1)
+        ],
+        "categories": [{"id": 1, "name": "foreground"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert annotated(tmp_path, (3, 4), tmp_path / "a.json")[1][0].tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["instances", "mask", "shapes"])
+def test_shards_do_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The same truth in one shard and in many, ridges at the seams included."""
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 4, (75, 90)).repeat(8, 0).repeat(8, 1).astype(np.uint16)
+    if kind == "shapes":
+        shapes = [square(int(y), int(x), 60, "foreground") for y, x in rng.integers(-20, 680, (200, 2))]
+        (tmp_path / "a").write_text(json.dumps(shapes))
+    else:
+        tifffile.imwrite(tmp_path / "a", values if kind == "instances" else (values > 1).astype(np.uint8))
+    keys = {"kind": kind} if kind != "shapes" else {}
+    whole = annotated(tmp_path, values.shape, tmp_path / "a", **keys)
+    (tmp_path / "labels" / "s.ledger").unlink()
+    monkeypatch.setattr(slides, "SHARD", 256)
+    parts = annotated(tmp_path, values.shape, tmp_path / "a", **keys)
+    assert whole[0] == parts[0]
+    assert np.array_equal(whole[1], parts[1])
+    assert np.array_equal(whole[2], parts[2])
+    assert np.array_equal(whole[2], carve((whole[1] > 0).astype(np.uint8), whole[1], ridge="symmetric"))
+
+
+def test_covered_shapes_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shapes = [square(0, 0, 2, "foreground"), square(0, 0, 2, "foreground")]
+    (tmp_path / "a").write_text(json.dumps(shapes))
+    with caplog.at_level(logging.WARNING):
+        assert annotated(tmp_path, (4, 4), tmp_path / "a")[0]["n_instances"] == 1
+    assert "1 of 2 shapes have no pixel of their own" in caplog.text
+
+
+def test_nothing_but_ignored_pixels(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("[]")
+    with pytest.raises(AnnotationError, match=r"every pixel is ignored \(outside: ignore\)"):
+        annotated(tmp_path, (4, 4), tmp_path / "a", outside="ignore")

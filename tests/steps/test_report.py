@@ -20,6 +20,7 @@ from unetpipe.manifests import Manifest, open_ledger, read_manifest
 from unetpipe.slides import Plane, area_mean, create_plane, level_shapes, nearest
 from unetpipe.specs import (
     AnnotateSpec,
+    DoctorSpec,
     EvaluateSpec,
     ImportSpec,
     IngestSpec,
@@ -147,6 +148,18 @@ def write_weights(root: Path, sample: str, side: int) -> None:
         ledger.publish({"shape": [side, side]})
 
 
+def write_doctor(root: Path) -> None:
+    """What the doctor saw, as it writes it."""
+    faults = [
+        {"severity": "error", "samples": [], "text": "no pixel of class <b>rare</b>"},
+        {"severity": "warning", "samples": ["one", "slide", "train", "two", "x"], "text": "pixels of type uint16"},
+    ]
+    rows = ["sample\tsplit\tat_frame\tfaults", "one\ttest\t3\twarning", '<i>\ttest\t4\t"a ""b"""', "(all)\t\t\tsaid"]
+    with open_ledger(root / "doctor/all.json", stage="doctor", spec=DoctorSpec(), code="doctor@0") as ledger:
+        (ledger.store / "table.tsv").write_text("\n".join(rows))
+        ledger.publish({"faults": faults})
+
+
 HISTORY = [
     {"step": 10, "learning_rate": 0.1, "loss": 20.0, "validation_loss": 3.0, "iou": 0.625},
     {"step": 20, "learning_rate": 0.1, "loss": 1.0, "validation_loss": 2.0, "iou": 0.5},
@@ -168,6 +181,7 @@ def write_results(root: Path) -> list[Path]:
     write_model(root, "deep", HISTORY, TrainSpec())
     write_model(root, "flat", [{"step": 20, "learning_rate": 0.1, "loss": 1.0}], TrainSpec())
     write_weights(root, "train", 48)
+    write_doctor(root)
     return sorted(path for path in root.rglob("*.json") if path.name != "zarr.json")
 
 
@@ -285,13 +299,23 @@ def test_titles_and_class_names_are_escaped(written: tuple[Manifest, Page, str])
     assert page.texts.count(HOSTILE) == 2
 
 
+def test_what_the_doctor_said_is_there(written: tuple[Manifest, Page, str]) -> None:
+    page = written[1]
+    table = next(table for table in page.tables if ["at frame"] in table[0])
+    assert table[:2] == [[["sample"], ["split"], ["at frame"]], [["one"], ["test"], ["3"]]]
+    assert table[2][:2] == [["<i>"], ["test"]]
+    words = " ".join(" ".join(page.texts).split())
+    assert "2 things to look at in 2 samples error no pixel of class <b>rare</b>" in words
+    assert "warning one, slide, train and 2 more : pixels of type uint16" in words
+
+
 def test_settings_and_provenance_are_there(written: tuple[Manifest, Page, str]) -> None:
     _, page, _ = written
     joined = "".join(page.texts)
     assert "models:\n  deep:\n    network:\n      depth: 5" in joined
     for code in ("ingest@0", "annotate@0", "segment@0", "evaluate@0", "train@0", "weigh@0", CODE):
         assert code in page.texts
-    settings = {row[0][0]: row[1] for row in page.tables[3][1:]}
+    settings = {row[0][0]: row[1] for row in page.tables[4][1:]}
     assert settings["network.base_width"] == ["64"]
     assert settings["pixel size, µm"] == ["not known"]
     assert settings["class weights"] == ["background 1, cell 2.5, <b>rare</b> 1"]

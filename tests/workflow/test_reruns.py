@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 import yaml
 
+DOCTORED = {"doctor/training", "doctor/all"}
 EVALUATED = {"metrics/m/t", "report"}
 SEGMENTED = {"segmentations/m/s", "segmentations/m/t"} | EVALUATED
 PREDICTED = {"probabilities/m/s", "probabilities/m/t"} | SEGMENTED
@@ -18,7 +19,7 @@ INGESTED = {f"images/{sample}" for sample in "abvts"}
 ANNOTATED = {f"labels/{sample}" for sample in "abvt"}
 WEIGHED = {"weights/a", "weights/b"}
 AUGMENTED = {"patches/a", "patches/b"}
-EVERYTHING = INGESTED | ANNOTATED | WEIGHED | AUGMENTED | TRAINED
+EVERYTHING = INGESTED | ANNOTATED | WEIGHED | AUGMENTED | TRAINED | DOCTORED
 BEHIND_TRAIN = {"predict/m/s", "predict/m/t", "segment/m/s", "segment/m/t", "evaluate/m/t", "report"}
 
 
@@ -56,6 +57,7 @@ def test_wording_of_the_configuration_does_not_matter(tree: Any) -> None:
 def test_a_key_runs_its_stage_and_what_follows(finished: Any, tmp_path: Path) -> None:
     changes: dict[str, tuple[dict[str, Any], set[str]]] = {
         "ingest": ({"pixel_size_um": 0.5}, EVERYTHING),
+        "doctor": ({"stop": False}, DOCTORED | TRAINED),
         "weigh": ({"w0": 9.0}, WEIGHED | AUGMENTED | TRAINED),
         "augment": ({"seed": 2}, AUGMENTED | TRAINED),
         "train": ({"steps": 99}, TRAINED),
@@ -78,13 +80,13 @@ def test_a_key_runs_its_stage_and_what_follows(finished: Any, tmp_path: Path) ->
 def test_one_more_predict_sample(tree: Any) -> None:
     with (tree.folder / "config" / "samples.tsv").open("a") as sheet:
         sheet.write("s2\timages/s.tif\t\tpredict\n")
-    assert tree.pending() == {"images/s2", "probabilities/m/s2", "segmentations/m/s2", "report"}
+    assert tree.pending() == {"images/s2", "doctor/all", "probabilities/m/s2", "segmentations/m/s2", "report"}
 
 
 def test_one_more_training_sample(tree: Any) -> None:
     with (tree.folder / "config" / "samples.tsv").open("a") as sheet:
         sheet.write("c\timages/s.tif\tlabels/s.tif\ttrain\n")
-    assert tree.pending() == {"images/c", "labels/c", "weights/c", "patches/c"} | TRAINED
+    assert tree.pending() == {"images/c", "labels/c", "weights/c", "patches/c"} | DOCTORED | TRAINED
 
 
 def test_one_more_model(tree: Any) -> None:
@@ -111,7 +113,7 @@ def test_equal_content_made_again_stops_at_once(finished: Any, tree: Any) -> Non
     tree.run("--forcerun", "results/images/b.json")
     computed, early = tree.ran()
     assert computed == {"ingest/b", "weigh/a", "weigh/b"}
-    assert early == {"annotate/b", "augment/a", "augment/b", "train/m"} | BEHIND_TRAIN
+    assert early == {"annotate/b", "augment/a", "augment/b", "train/m"} | DOCTORED | BEHIND_TRAIN
     assert weights.stat().st_mtime_ns == before
     recomputed = {"weights/a", "weights/b"}
     was, now = finished.manifests(), tree.manifests()
@@ -122,5 +124,6 @@ def test_new_pixels_of_one_training_image(finished: Any, tree: Any) -> None:
     path = tree.folder / "images" / "a.tif"
     tifffile.imwrite(path, np.flipud(tifffile.imread(path)))
     tree.run()
-    assert tree.ran() == ({"ingest/a", "augment/a", "train/m"} | BEHIND_TRAIN, {"annotate/a", "weigh/a"})
+    computed = {"ingest/a", "augment/a", "train/m"} | DOCTORED | BEHIND_TRAIN
+    assert tree.ran() == (computed, {"annotate/a", "weigh/a"})
     assert tree.manifests()["models/m"] != finished.manifests()["models/m"]

@@ -33,8 +33,8 @@ def test_a_thousand_samples(blank: Any, tmp_path: Path) -> None:
     splits = ["train"] * 100 + ["val"] * 50 + ["test"] * 50 + ["predict"] * 800
     rows += [f"x{number:04}\timages/a.tif\tlabels/a.tif\t{split}" for number, split in enumerate(splits)]
     (tree.folder / "config" / "samples.tsv").write_text("\n".join(rows))
-    # image of all, labels of 200, weights and patches of 100, the model, two of 850, metrics of 50, the report
-    assert len(tree.pending()) == 1000 + 200 + 2 * 100 + 1 + 2 * 850 + 50 + 1
+    # images, labels of 200, two of the doctor, weights and patches of 100, the model, two of 850, metrics of 50, report
+    assert len(tree.pending()) == 1000 + 200 + 2 + 2 * 100 + 1 + 2 * 850 + 50 + 1
 
 
 # Sample a is in fold 0, b in fold 1, t is for the test; an ensemble's members have seen both a and b.

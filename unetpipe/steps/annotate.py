@@ -1,32 +1,36 @@
 """annotate: the truth of one sample, as instances and as classes."""
 
 import dataclasses
+import logging
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.annotations.maps import Truth
+from unetpipe.annotations.truths import open_truth
 from unetpipe.errors import AnnotationError
-from unetpipe.geometry import Box
-from unetpipe.labels import carve, class_counts, compact, instances_of_classes, instances_of_mask
+from unetpipe.labels import carve, class_counts
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
-from unetpipe.slides import create_plane, level_shapes, nearest, write_multiscale
-from unetpipe.sources import open_source
+from unetpipe.slides import Plane, coarser_block, create_plane, level_shapes, nearest, write_multiscale
 from unetpipe.specs import AnnotateSpec, canonical_json
 
 __all__ = ["annotate"]
 
+log = logging.getLogger(__name__)
+
 
 def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec, code: str) -> None:
-    """Read an annotation file as instances and classes.
+    """Read an annotation file as instances and classes, shard by shard.
 
     Reads
     -----
-    annotation : image file
-        Instances, a mask or class indices, of the image's size.
+    annotation : file
+        An image of the image's size (instances, a mask, class indices or colours), or shapes: COCO, QuPath's GeoJSON,
+        ImageJ's ROIs.
     image : manifest of `ingest`
-        For its size and pixel size.
+        For its size, pixel size and file name.
 
     Writes
     ------
@@ -35,79 +39,72 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         255 = ignored, ridges between touching instances are background).
     """
     source = read_manifest(image, stage="ingest")
-    # New pixels in a frame of the same size leave the truth as it is: only the frame enters the key.
-    seen = {name: source.facts[name] for name in ("shape", "pixel_size_um")}
+    # New pixels in a frame of the same size leave the truth as it is: only the frame enters the key, and the name of
+    # the file, by which COCO knows the image.
+    file = next((name.removeprefix("source/") for name in source.inputs if name.startswith("source/")), "")
+    seen = {name: source.facts[name] for name in ("shape", "pixel_size_um")} | {"file": file}
     frame = dataclasses.replace(source, content=canonical_json(seen))
     with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[frame], sources=[annotation]) as ledger:
         if ledger.complete:
             return
-        values = read_annotation(annotation, spec, tuple(source.facts["shape"]))
-        instances, classes = truth_of(values, spec, annotation)
-        counts = class_counts(classes, spec.n_classes)
+        height, width = source.facts["shape"]
+        with open_truth(annotation, spec, shape=(height, width), image=file) as truth:
+            instances, classes = write_truth(truth, ledger, (height, width), spec)
+            drawn, kind = truth.count, truth.kind
+        counts, found = counted(instances, classes, spec.n_classes)
         if not counts.any():
-            raise AnnotationError(f"{annotation}: every pixel is ignored ({spec.ignore_value}); nothing to learn from")
+            why = f"value {spec.ignore_value}" if spec.ignore_value is not None else f"outside: {spec.outside}"
+            raise AnnotationError(f"{annotation}: every pixel is ignored ({why}); nothing to learn from")
+        if drawn is not None and drawn > found:
+            log.warning("%s: %d of %d shapes have no pixel of their own", annotation, drawn - found, drawn)
         pixel_size = source.facts["pixel_size_um"]
-        write_labels(ledger, "instances", instances, pixel_size)
-        write_labels(ledger, "classes", classes, pixel_size)
+        for name, plane in (("instances", instances), ("classes", classes)):
+            write_pyramid(name, plane, ledger, pixel_size)
         facts = {
-            "shape": list(classes.shape),
+            "shape": [height, width],
             "pixel_size_um": pixel_size,
+            "kind": kind,
             "class_counts": counts.tolist(),
-            "n_instances": int(np.count_nonzero(np.unique(instances))),
+            "n_instances": found,
         }
         ledger.publish(facts)
 
 
-def read_annotation(path: Path, spec: AnnotateSpec, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The (Y, X) values of an annotation file, held against the image's shape."""
-    with open_source(path, plane=spec.plane, palette="indices") as source:
-        if source.shape != shape:
-            expected, came = " x ".join(map(str, shape)), " x ".join(map(str, source.shape))
-            raise AnnotationError(f"{path}: expected the image's size of {expected} px, came {came} px")
-        block = source.read(Box(start=(0, 0), stop=source.shape))
-    if block.dtype.kind == "f":
-        raise AnnotationError(
-            f"{path}: expected integer labels, came {block.dtype}; save it as 8, 16 or 32 bit integers"
-        )
-    if any((block[0] != other).any() for other in block[1:]):
-        raise AnnotationError(
-            f"{path}: expected one channel of labels, came {len(block)} different ones; "
-            "save instances or class indices as a grey image"
-        )
-    values: NDArray[Any] = block[0]
-    if values.size and int(values.min()) < 0:
-        raise AnnotationError(f"{path}: expected labels from 0 on, came {int(values.min())}")
-    return values
-
-
-def truth_of(values: NDArray[Any], spec: AnnotateSpec, path: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    """Instances (Y, X) and classes (Y, X) of annotation values (Y, X)."""
-    ignored = values == spec.ignore_value if spec.ignore_value is not None else np.zeros(values.shape, dtype=bool)
-    values = np.where(ignored, 0, values).astype(values.dtype)
-    if spec.kind == "classes":
-        if int(values.max(initial=0)) >= spec.n_classes:
-            raise AnnotationError(
-                f"{path}: expected class indices 0 to {spec.n_classes - 1}, came {int(values.max())}; "
-                "name more classes, set annotate.ignore_value, or set annotate.kind"
-            )
-        classes = values.astype(np.uint8)
-        instances = instances_of_classes(classes)
-    else:
-        instances = compact(values) if spec.kind == "instances" else instances_of_mask(values > 0)
-        classes = (instances > 0).astype(np.uint8)
-    classes = carve(classes, instances, ridge=spec.ridge)
-    classes[ignored] = 255
+def write_truth(truth: Truth, ledger: Ledger, shape: tuple[int, int], spec: AnnotateSpec) -> tuple[Plane, Plane]:
+    """Write the finest level of instances and classes; the ridge of a shard needs one pixel around it."""
+    instances, classes = (
+        create_plane(ledger.store / name / "0", shape=shape, dtype=dtype)
+        for name, dtype in (("instances", np.uint32), ("classes", np.uint8))
+    )
+    shards = list(instances.iter_shards())
+    truth.prepare([box for _, box in shards])
+    for unit, box in shards:
+        if f"instances/{unit}" not in ledger:
+            ledger.append(f"instances/{unit}", instances.write_shard(box, truth.instances(box)))
+    for unit, box in shards:
+        if f"classes/{unit}" not in ledger:
+            window = box.grown(1).clipped(shape)
+            block = carve(truth.classes(window), instances.read(window), ridge=spec.ridge)
+            inside = np.ascontiguousarray(block[box.relative_to(window.start).slices])
+            ledger.append(f"classes/{unit}", classes.write_shard(box, inside))
     return instances, classes
 
 
-def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um: float | None) -> None:
-    """Write (Y, X) labels as a pyramid; coarse levels take the first of 2 x 2 px."""
-    shapes = level_shapes((labels.shape[0], labels.shape[1]))
-    for level, shape in enumerate(shapes):
-        plane = create_plane(ledger.store / name / str(level), shape=shape, dtype=labels.dtype)
-        for unit, box in plane.iter_shards():
+def counted(instances: Plane, classes: Plane, n_classes: int) -> tuple[NDArray[np.int64], int]:
+    """Pixels of each class, and the number of instances, of what was written."""
+    counts, found = np.zeros(n_classes, np.int64), np.zeros(1, np.uint32)
+    for _, box in instances.iter_shards():
+        counts += class_counts(classes.read(box), n_classes)
+        found = np.union1d(found, np.unique(instances.read(box)))
+    return counts, found.size - 1
+
+
+def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float | None) -> None:
+    """Write the coarser levels of a label image, each the first of 2 x 2 px, and its metadata."""
+    group, shapes = ledger.store / name, level_shapes(plane.shape)
+    coarse = [create_plane(group / str(i), shape=shape, dtype=plane.dtype) for i, shape in enumerate(shapes) if i]
+    for finer, coarser in pairwise([plane, *coarse]):
+        for unit, box in coarser.iter_shards():
             if f"{name}/{unit}" not in ledger:
-                ledger.append(f"{name}/{unit}", plane.write_shard(box, np.ascontiguousarray(labels[box.slices])))
-        labels = nearest(labels)
-    group = ledger.store / name
+                ledger.append(f"{name}/{unit}", coarser.write_shard(box, coarser_block(finer, box, nearest)))
     write_multiscale(group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, label=True)

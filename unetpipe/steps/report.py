@@ -1,5 +1,6 @@
 """report: one page for people, with scores, curves, pictures, settings and where everything comes from."""
 
+import csv
 import hashlib
 import json
 import math
@@ -39,6 +40,7 @@ TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
 class Results:
     """The manifests that the page is made of: by sample, by model, or by model and then sample."""
 
+    doctor: Manifest | None
     images: dict[str, Manifest]
     truths: dict[str, Manifest]
     weights: dict[str, Manifest]
@@ -99,7 +101,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
 
     Reads
     -----
-    inputs : manifests of `evaluate`, `train`, `segment`, `ingest`, `annotate` and `weigh`
+    inputs : manifests of `evaluate`, `train`, `segment`, `ingest`, `annotate`, `weigh` and `doctor`
         In any order. A sample is drawn where its image is among them.
 
     Writes
@@ -131,6 +133,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             pooled=pooled,
             ranks=ranks,
             rank_by=spec.rank_by,
+            doctor=doctor_table(results.doctor),
             charts={name: charts(m.facts["history"]) for name, m in trained.items()},
             kept={name: kept_row(m.facts["history"], m.spec["best_by"]) for name, m in trained.items()},
             scored=[f for sample in results.scored for f in sample_figures(sample, results, album, spec)],
@@ -179,6 +182,7 @@ def sorted_results(manifests: Sequence[Manifest]) -> Results:
         elif manifest.stage in paired:
             paired[manifest.stage].setdefault(manifest.path.parent.name, {})[manifest.sample] = manifest
     return Results(
+        doctor=next((manifest for manifest in manifests if manifest.stage == "doctor"), None),
         images=alone["ingest"],
         truths=alone["annotate"],
         weights=alone["weigh"],
@@ -186,6 +190,16 @@ def sorted_results(manifests: Sequence[Manifest]) -> Results:
         segmentations=paired["segment"],
         evaluations=paired["evaluate"],
     )
+
+
+def doctor_table(doctor: Manifest | None) -> dict[str, Any] | None:
+    """What the doctor saw of each sample, without the faults, which stand for themselves."""
+    if doctor is None:
+        return None
+    with (doctor.store / "table.tsv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["split"]]
+    columns = [name for name in rows[0] if name != "faults"]
+    return {"faults": doctor.facts["faults"], "columns": columns, "rows": rows}
 
 
 def class_names(config: Mapping[str, Any], results: Results) -> list[str]:

@@ -1,4 +1,5 @@
-# From source files to checked images and labels.
+# From source files to checked images and labels. All of it has priority: what is wrong with any sample is best known
+# before the hours of a training.
 
 if CONFIG.simulated:
 
@@ -10,6 +11,7 @@ if CONFIG.simulated:
             "results/logs/simulate/{sample}.log",
         benchmark:
             "results/benchmarks/simulate/{sample}.tsv"
+        priority: 1
         conda:
             "../../environment.yml"
         params:
@@ -29,6 +31,7 @@ rule ingest:
         "results/logs/ingest/{sample}.log",
     benchmark:
         "results/benchmarks/ingest/{sample}.tsv"
+    priority: 1
     conda:
         "../../environment.yml"
     params:
@@ -49,6 +52,7 @@ rule annotate:
         "results/logs/annotate/{sample}.log",
     benchmark:
         "results/benchmarks/annotate/{sample}.tsv"
+    priority: 1
     conda:
         "../../environment.yml"
     params:
@@ -56,4 +60,29 @@ rule annotate:
         code=fingerprint("unetpipe.steps.annotate"),
     shell:
         "exec python -m unetpipe annotate {input.annotation:q} {input.image:q} --output {output:q}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+rule doctor:
+    input:
+        images=lambda wildcards: expand("results/images/{sample}.json", sample=CONFIG.examined(wildcards.group)),
+        labels=lambda wildcards: expand("results/labels/{sample}.json", sample=CONFIG.annotated(wildcards.group)),
+        # Only so that nothing is looked at twice: what another group's doctor has seen is taken over.
+        before=lambda wildcards: {"training": [], "all": ["results/doctor/training.json"]}[wildcards.group],
+    output:
+        "results/doctor/{group}.json",
+    log:
+        "results/logs/doctor/{group}.log",
+    benchmark:
+        "results/benchmarks/doctor/{group}.tsv"
+    wildcard_constraints:
+        group="training|all",
+    priority: 1
+    conda:
+        "../../environment.yml"
+    params:
+        spec=lambda wildcards: CONFIG.spec("doctor", wildcards.group),
+        code=fingerprint("unetpipe.steps.doctor"),
+    shell:
+        "exec python -m unetpipe doctor {input.images:q} {input.labels:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

@@ -31,6 +31,7 @@ rule report:
         expand("results/labels/{sample}.json", sample=sorted({s for m in CONFIG.applied for s in CONFIG.scored(m)})),
         expand("results/images/{sample}.json", sample=CONFIG.by_split["train"][0]),
         expand("results/weights/{sample}.json", sample=CONFIG.by_split["train"][0]),
+        "results/doctor/all.json",
     output:
         "results/report.json",
     log:

@@ -43,8 +43,10 @@ rule augment:
 
 rule train:
     input:
-        lambda wildcards: expand("results/patches/{sample}.json", sample=CONFIG.seen(wildcards.model)),
-        expand("results/{kind}/{sample}.json", kind=["images", "labels"], sample=CONFIG.by_split["val"]),
+        patches=lambda wildcards: expand("results/patches/{sample}.json", sample=CONFIG.seen(wildcards.model)),
+        validation=expand("results/{kind}/{sample}.json", kind=["images", "labels"], sample=CONFIG.by_split["val"]),
+        # Read by nobody: no training begins before the doctor has found nothing against it.
+        doctor="results/doctor/training.json",
     output:
         "results/models/{model}.json",
     log:
@@ -60,5 +62,6 @@ rule train:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
         code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.network_modules(wildcards.model)),
     shell:
-        "exec python -m unetpipe train {input:q} --output {output:q} --threads {threads} --gpus {resources.gpu}"
+        "exec python -m unetpipe train {input.patches:q} {input.validation:q} --output {output:q}"
+        " --threads {threads} --gpus {resources.gpu}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

@@ -1,7 +1,6 @@
 """The sample sheet: one row per image, held against what names, paths and splits may be."""
 
 import csv
-import io
 import os
 import re
 from dataclasses import dataclass
@@ -61,30 +60,68 @@ def check_name(name: str, where: str) -> None:
 
 def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
     """The rows of the sample sheet, by name."""
-    rows = list(csv.reader(io.StringIO(read_text(path)), delimiter="\t"))
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    for name in header:
-        if name not in COLUMNS:
-            raise ConfigError(f"{path}: {unknown(name, COLUMNS, 'column')}")
-    for name in ("sample", "image", "split"):
-        if header.count(name) != 1:
-            raise ConfigError(f"{path}: expected one column {name!r} separated by tabs, came columns {header!r:.120}")
+    rows = read_rows(path)
+    header = checked_header(rows[0][1] if rows else [], path)
     samples: dict[str, Sample] = {}
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if any(cell.strip() for cell in row):
-            where = f"{path} row {number}"
-            if len(row) > len(header):
-                raise ConfigError(f"{where}: expected {len(header)} cells, came {len(row)}")
-            cells = dict.fromkeys(COLUMNS, "") | {k: v.strip() for k, v in zip(header, row, strict=False)}
-            sample = read_row(cells, where, pixel_size_um)
-            twin = seen.setdefault(sample.name.lower(), number)
-            if twin != number:
-                raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; names must be unique")
-            samples[sample.name] = sample
+    for number, row in rows[1:]:
+        where = f"{path} row {number}"
+        if any(row[len(header) :]):
+            raise ConfigError(f"{where}: expected {len(header)} cells, came {len(row)}")
+        cells = dict.fromkeys(COLUMNS, "") | dict(zip(header, row, strict=False))
+        sample = read_row(cells, where, pixel_size_um)
+        twin = seen.setdefault(sample.name.lower(), number)
+        if twin != number:
+            raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; names must be unique")
+        samples[sample.name] = sample
     if not any(sample.split == "train" for sample in samples.values()):
         raise ConfigError(f"{path}: expected at least one sample of split train, came none")
     return samples
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Number and stripped cells of every row that is not blank; the header comes first.
+
+    Cells are separated by tabs, or by the semicolons or commas that a spreadsheet writes: the header tells, for no name
+    of a column holds any of them. With commas every row must have the header's number of cells, since a decimal comma
+    or a comma in a path looks the same.
+    """
+    lines = read_text(path).split("\n")
+    if re.fullmatch("sep=.", lines[0]):
+        lines[0] = ""
+    header = next((line for line in lines if line.strip()), "")
+    delimiter = next((sign for sign in "\t;," if sign in header), "\t")
+    reader, rows, width = csv.reader(lines, delimiter=delimiter, strict=True), list[tuple[int, list[str]]](), 0
+    number = 0
+    try:
+        for row in reader:
+            cells, number, start = [cell.strip() for cell in row], reader.line_num, number + 1
+            if number > start:
+                raise csv.Error
+            width = width or len(cells)
+            if any(cells) and delimiter == "," and len(cells) != width:
+                raise ConfigError(
+                    f"{path} row {number}: expected {width} cells separated by commas, came {len(cells)}; put cells "
+                    "that hold commas in quotation marks, or save the sheet with tabs"
+                )
+            rows += [(number, cells)] if any(cells) else []
+    except csv.Error:
+        raise ConfigError(f"{path} row {number + 1}: a quotation mark is not closed; write none or two") from None
+    return rows
+
+
+def checked_header(cells: list[str], path: Path) -> list[str]:
+    """Names of the columns, each of them known and there once; blank ones at the end do not count."""
+    header = cells[: len(cells) - next((i for i, cell in enumerate(reversed(cells)) if cell), len(cells))]
+    for number, name in enumerate(header, start=1):
+        if not name:
+            raise ConfigError(f"{path}: column {number} has no name; name it, or take it out")
+        if name not in COLUMNS:
+            raise ConfigError(f"{path}: {unknown(name, COLUMNS, 'column')}")
+    for name in dict.fromkeys(("sample", "image", "split", *header)):
+        if header.count(name) != 1:
+            raise ConfigError(f"{path}: expected one column {name!r}, came columns {', '.join(header)!r:.120}")
+    return header
 
 
 def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> Sample:
@@ -97,6 +134,11 @@ def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> 
     if cells["split"] != "predict" and not cells["annotation"]:
         raise ConfigError(f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing")
     size, channels = cells["pixel_size_um"], cells["channels"]
+    for column in ("image", "annotation"):
+        if {*"{}\0"} & {*expanded(cells[column])}:
+            raise ConfigError(
+                f"{where}: {column}: expected a path without braces, came {cells[column]!r:.80}; rename it"
+            )
     try:
         ingest = IngestSpec(
             plane=index(cells["plane"], f"{where}: plane"),

@@ -1,0 +1,107 @@
+"""A sheet written from a folder can be read, and nothing is written where nothing is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from unetpipe.errors import ConfigError
+from unetpipe.samples import read_samples
+from unetpipe.steps.sheet import sheet
+
+LABELS = np.zeros((40, 40), dtype=np.uint8)
+LABELS[2:10, 2:10], LABELS[20:30, 20:30], LABELS[2:10, 20:30] = 1, 2, 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four images, three of them with annotations, under names that are hard to write."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("my data [1]")
+    for name in ("a (1)", "ж'ö", 'q"x', "slide, 2; z"):
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / "masks").mkdir(exist_ok=True)
+        tifffile.imwrite(folder / "images" / f"{name}.tif", LABELS)
+        if "slide" not in name:
+            tifffile.imwrite(folder / "masks" / f"{name}.tif", LABELS)
+    return folder
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    said = sheet(folder, output=Path("config/s.tsv"))
+    found = read_samples(Path("config/s.tsv"), None)
+    assert {(s.image, s.annotation, s.split == "predict") for s in found.values()} == {
+        (f"my data [1]/images/{n}.tif", "" if "slide" in n else f"my data [1]/masks/{n}.tif", "slide" in n)
+        for n in ("a (1)", "ж'ö", 'q"x', "slide, 2; z")
+    }
+    assert sorted(s.split for s in found.values()) == ["predict", "test", "train", "val"]
+    assert said[0] == "annotations told by folder masks"
+    assert said[1] == "4 images: 1 train, 1 val, 1 test, 1 predict"
+    assert said[2] == "by their values, annotations are of kind instances: set annotate.kind to instances"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ((LABELS > 0) * 255, "mask"),
+        (LABELS, "instances"),
+        (np.kron(np.arange(100).reshape(10, 10) % 3, np.ones((4, 4))), "classes"),
+    ],
+)
+def test_the_kind_of_annotations_is_guessed(folder: Path, values: np.ndarray, kind: str) -> None:
+    for path in (folder / "masks").iterdir():
+        tifffile.imwrite(path, values.astype(np.uint8))
+    assert f"set annotate.kind to {kind}" in sheet(folder, output=Path("s.tsv"))[2]
+
+
+def test_a_sheet_that_is_there_stays(folder: Path) -> None:
+    output = Path("s.tsv")
+    output.write_text("mine")
+    with pytest.raises(ConfigError, match=r"s\.tsv: is there already; add --overwrite"):
+        sheet(folder, output=output)
+    assert output.read_text() == "mine"
+    sheet(folder, output=output, overwrite=True, split="100,0,0")
+    assert {s.split for s in read_samples(output, None).values()} == {"train", "predict"}
+
+
+@pytest.mark.parametrize("split", ["70,30", "a,b,c", "0,50,50", "-1,1,1", "nan,1,1", "1,inf,1", ""])
+def test_percentages_that_make_no_split(folder: Path, split: str) -> None:
+    with pytest.raises(ConfigError, match="--split: expected"):
+        sheet(folder, output=Path("s.tsv"), split=split)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "no image with an annotation among 0 file.*known layouts: images/ with masks/"),
+        (["a.tif", "b.tif"], "no image with an annotation among 2 file"),
+        (["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"], "came NIfTI volumes; save their slices as TIFF"),
+        (["x/images/x.png", "x/masks/1.png", "x/masks/2.png"], "came one mask per object; merge them"),
+        (["images/{a}.tif", "masks/{a}.tif"], "braces, tabs and line breaks cannot stand in a sample sheet"),
+        (["images/a\n.tif", "masks/a\n.tif"], "line breaks cannot stand"),
+    ],
+)
+def test_nothing_is_written_where_nothing_is_known(tmp_path: Path, files: list[str], said: str) -> None:
+    for name in files:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    (tmp_path / "in").mkdir(exist_ok=True)
+    with pytest.raises(ConfigError, match=said) as caught:
+        sheet(tmp_path / "in", output=tmp_path / "s.tsv")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s.tsv").exists()
+
+
+def test_the_sheet_is_the_same_each_time(folder: Path) -> None:
+    sheet(folder, output=Path("1.tsv"))
+    sheet(folder, output=Path("2.tsv"))
+    assert Path("1.tsv").read_bytes() == Path("2.tsv").read_bytes()
+
+
+def test_public_nuclei_are_recognised(data_folder: Path, tmp_path: Path) -> None:
+    said = sheet(data_folder / "dsb2018", output=tmp_path / "s.tsv")
+    found = read_samples(tmp_path / "s.tsv", None)
+    assert len(found) == len(list((data_folder / "dsb2018" / "images").iterdir()))
+    assert all(s.annotation.endswith(".tif") for s in found.values())
+    assert "by their values, annotations are of kind instances: set annotate.kind to instances" in said
