@@ -67,12 +67,19 @@ class PhantomSpec(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestSpec(Checked):
-    """Which pixels of a source become the sample's image."""
+    """Which pixels of a source become the sample's image, and how large they are."""
 
     plane: int | None = key(None, "z or t plane of a stack, counted from 0", at_least=0)
     channels: tuple[int, ...] | None = key(None, "channels to keep, counted from 0; all if empty", at_least=0)
+    source_pixel_size_um: float | None = key(
+        None, "pixel size of the source; empty: what the file says, or unknown", unit="um", above=0
+    )
     pixel_size_um: float | None = key(
-        None, "pixel size, overrides the file's; empty: the file's, or unknown", unit="um", above=0
+        None,
+        "pixel size to which all images and annotations are resampled, unless they have it within 2 %; empty: as they "
+        "come",
+        unit="um",
+        above=0,
     )
 
 

@@ -11,6 +11,7 @@ from unetpipe.errors import AnnotationError
 from unetpipe.geometry import Box
 from unetpipe.labels import carve, class_counts, compact, instances_of_classes, instances_of_mask
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
+from unetpipe.resampling import Resampling
 from unetpipe.slides import create_plane, level_shapes, nearest, write_multiscale
 from unetpipe.sources import open_source
 from unetpipe.specs import AnnotateSpec, canonical_json
@@ -24,9 +25,9 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
     Reads
     -----
     annotation : image file
-        Instances, a mask or class indices, of the image's size.
+        Instances, a mask or class indices, of the size of the image's source.
     image : manifest of `ingest`
-        For its size and pixel size.
+        For its size and pixel size: where it was resampled, instances and classes are too, by the nearest pixel.
 
     Writes
     ------
@@ -36,22 +37,24 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
     """
     source = read_manifest(image, stage="ingest")
     # New pixels in a frame of the same size leave the truth as it is: only the frame enters the key.
-    seen = {name: source.facts[name] for name in ("shape", "pixel_size_um")}
+    seen = {name: source.facts[name] for name in ("source_shape", "factor", "pixel_size_um")}
     frame = dataclasses.replace(source, content=canonical_json(seen))
     with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[frame], sources=[annotation]) as ledger:
         if ledger.complete:
             return
-        values = read_annotation(annotation, spec, tuple(source.facts["shape"]))
-        instances, classes = truth_of(values, spec, annotation)
+        resampling = Resampling(shape=tuple(source.facts["source_shape"]), factor=source.facts["factor"])
+        values = read_annotation(annotation, spec, resampling.shape)
+        instances, classes = truth_of(values, spec, annotation, resampling)
         counts = class_counts(classes, spec.n_classes)
         if not counts.any():
             raise AnnotationError(f"{annotation}: every pixel is ignored ({spec.ignore_value}); nothing to learn from")
         pixel_size = source.facts["pixel_size_um"]
-        write_labels(ledger, "instances", instances, pixel_size)
-        write_labels(ledger, "classes", classes, pixel_size)
+        write_labels(ledger, "instances", instances, pixel_size, resampling.factor)
+        write_labels(ledger, "classes", classes, pixel_size, resampling.factor)
         facts = {
             "shape": list(classes.shape),
             "pixel_size_um": pixel_size,
+            "factor": resampling.factor,
             "class_counts": counts.tolist(),
             "n_instances": int(np.count_nonzero(np.unique(instances))),
         }
@@ -80,8 +83,10 @@ def read_annotation(path: Path, spec: AnnotateSpec, shape: tuple[int, ...]) -> N
     return values
 
 
-def truth_of(values: NDArray[Any], spec: AnnotateSpec, path: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    """Instances (Y, X) and classes (Y, X) of annotation values (Y, X)."""
+def truth_of(
+    values: NDArray[Any], spec: AnnotateSpec, path: Path, resampling: Resampling
+) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+    """Instances (Y, X) and classes (Y, X) of annotation values of the source's shape."""
     ignored = values == spec.ignore_value if spec.ignore_value is not None else np.zeros(values.shape, dtype=bool)
     values = np.where(ignored, 0, values).astype(values.dtype)
     if spec.kind == "classes":
@@ -95,12 +100,14 @@ def truth_of(values: NDArray[Any], spec: AnnotateSpec, path: Path) -> tuple[NDAr
     else:
         instances = compact(values) if spec.kind == "instances" else instances_of_mask(values > 0)
         classes = (instances > 0).astype(np.uint8)
+    # Instances that the source keeps apart stay apart, also where the gap between them is lost.
+    instances, classes, ignored = (resampling.nearest(one) for one in (instances, classes, ignored))
     classes = carve(classes, instances, ridge=spec.ridge)
     classes[ignored] = 255
     return instances, classes
 
 
-def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um: float | None) -> None:
+def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um: float | None, factor: float) -> None:
     """Write (Y, X) labels as a pyramid; coarse levels take the first of 2 x 2 px."""
     shapes = level_shapes((labels.shape[0], labels.shape[1]))
     for level, shape in enumerate(shapes):
@@ -110,4 +117,5 @@ def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um:
                 ledger.append(f"{name}/{unit}", plane.write_shard(box, np.ascontiguousarray(labels[box.slices])))
         labels = nearest(labels)
     group = ledger.store / name
-    write_multiscale(group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, label=True)
+    keys: dict[str, Any] = {"pixel_size_um": pixel_size_um, "factor": factor, "centred": False, "label": True}
+    write_multiscale(group, name=name, shapes=list(shapes), **keys)

@@ -21,6 +21,7 @@ from unetpipe.networks import build_network
 from unetpipe.slides import create_plane, open_plane, write_multiscale
 from unetpipe.specs import PredictSpec
 from unetpipe.symmetries import GROUPS
+from unetpipe.units import agree
 
 __all__ = ["SCALE", "predict"]
 
@@ -73,16 +74,10 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
 
         todo = [box for box, unit in names.items() if unit not in ledger]
         predict_tiles(members, todo, read=read, write=write, device=device, symmetries=GROUPS[spec.symmetries])
-        pixel_size = source.facts["pixel_size_um"]
+        frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         name = output.name.removesuffix(".json")
-        write_multiscale(ledger.store, name=name, shapes=[shape], pixel_size_um=pixel_size, centred=True)
-        facts = {
-            "shape": list(pixels.shape),
-            "classes": shape[0],
-            "pixel_size_um": pixel_size,
-            "scale": SCALE,
-        }
-        ledger.publish(facts)
+        write_multiscale(ledger.store, name=name, shapes=[shape], centred=True, **frame)
+        ledger.publish({"shape": list(pixels.shape), "classes": shape[0], "scale": SCALE, **frame})
 
 
 def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
@@ -94,12 +89,7 @@ def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
                 f"{image.path}: expected {expected} channel(s) as model {model.sample} has, came {came}; "
                 "choose channels in the sample sheet"
             )
-        trained, found = model.facts["pixel_size_um"], image.facts["pixel_size_um"]
-        if trained and found and abs(found / trained - 1) > 0.02:
-            log.warning(
-                "%s has pixels of %.4g um, model %s was trained on %.4g um: objects look %.2f times as large to it",
-                image.sample, found, model.sample, trained, trained / found,
-            )  # fmt: skip
+        check_pixel_size(image, model)
         for what, first, other in (
             ("classes", models[0].facts["network"]["classes"], model.facts["network"]["classes"]),
             ("intensity", models[0].facts["intensity"], model.facts["intensity"]),
@@ -109,6 +99,22 @@ def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
                     f"{model.path}: expected {what} {first} as model {models[0].sample} has, came {other}; "
                     "an ensemble needs models that agree"
                 )
+
+
+def check_pixel_size(image: Manifest, model: Manifest) -> None:
+    """Hold the image's pixel size against that of the images that a model was trained on."""
+    trained, found = model.facts["pixel_size_um"], image.facts["nominal_um"]
+    if trained and found and not agree(found, trained):
+        raise ModelError(
+            f"{image.path}: expected pixels of {trained:.4g} um as model {model.sample} was trained on, came "
+            f"{found:.4g} um; set ingest.pixel_size_um: {trained:.4g}, to which images are resampled"
+        )
+    if trained and not found:
+        log.warning(
+            "%s: pixel size not known, model %s was trained on %.4g um; fill in the column pixel_size_um of the "
+            "sample sheet",
+            image.sample, model.sample, trained,
+        )  # fmt: skip
 
 
 def loaded(spec: NetworkSpec, model: Manifest, device: torch.device) -> nn.Module:
