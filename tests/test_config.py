@@ -119,6 +119,7 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ({"ensembles": {"e": "m"}}, "ensembles.e: expected a list of names, came 'm'"),
         ({"classes": ["one"]}, "classes: expected a list of two or more"),
         ({"segment": {"foreground": 2}}, "segment.foreground: expected 1 to 1"),
+        ({"predict": {"tissue_only": True}}, "predict.tissue_only: needs a tissue mask.*set ingest.tissue"),
         ({"samples": "absent.tsv"}, "absent.tsv: no such file"),
     ],
 )

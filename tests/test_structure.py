@@ -15,7 +15,7 @@ FLOORS: dict[str, int] = {
     ),
     "schedules": 0,
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
-    **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels", "resampling"], 1),
+    **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels", "resampling", "tissue"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),

@@ -226,6 +226,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         raise ConfigError(
             f"{where}: segment.foreground: expected 1 to {len(classes) - 1} as in classes, came {foreground}"
         )
+    if sections["predict"].tissue_only and sections["ingest"].tissue == "none":
+        raise ConfigError(f"{where}: predict.tissue_only: needs a tissue mask, came none; set ingest.tissue")
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
     samples = read_samples(sheet, sections["ingest"])
     try:

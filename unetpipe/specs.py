@@ -81,6 +81,21 @@ class IngestSpec(Checked):
         unit="um",
         above=0,
     )
+    tissue: Literal["none", "colour", "darkness", "brightness"] = key(
+        "none",
+        "make a tissue mask, by what tissue has more of than the empty slide: colour (the largest of red, green and "
+        "blue minus the smallest), darkness or brightness",
+    )
+    tissue_smallest_um2: float = key(
+        2500.0, "parts of the mask that hold less tissue, margin not counted, are dropped", unit="um2", at_least=0
+    )
+    tissue_margin_um: float = key(
+        50.0,
+        "margin around the tissue that belongs to the mask, and joins what is near",
+        unit="um",
+        at_least=0,
+        at_most=10000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +239,11 @@ class PredictSpec(Checked):
         "none",
         "forms in which the network sees each window, and whose probabilities are averaged: one, the 4 quarter turns, "
         "all 8 flips and quarter turns, or 7 of them as the paper has it, which does not say which",
+    )
+    tissue_only: bool = key(
+        False,
+        "outside the tissue mask, which ingest.tissue makes, everything is background with probability 1; cores "
+        "without tissue are not computed",
     )
 
 

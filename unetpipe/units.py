@@ -1,10 +1,10 @@
 """Pixel sizes: whether two are the same, and what leads from one to the other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from unetpipe.errors import ModelError
 
-__all__ = ["TOLERANCE", "agree", "common_pixel_size", "shrink_factor"]
+__all__ = ["TOLERANCE", "agree", "coarse_level", "common_pixel_size", "shrink_factor"]
 
 TOLERANCE = 0.02
 """Pixel sizes that differ by no more are taken for the same: objects look 2 % larger or smaller."""
@@ -53,6 +53,38 @@ def shrink_factor(size_um: float, target_um: float) -> float:
     (2.0, 1.0)
     """
     return 1.0 if agree(size_um, target_um) else target_um / size_um
+
+
+def coarse_level(shapes: Sequence[tuple[int, int]], size_um: float, *, at_least_um: float, at_most_px: int) -> int:
+    """The pyramid level at which to look for large things.
+
+    Parameters
+    ----------
+    shapes : sequence of (int, int)
+        Height and width of each level in px, finest first.
+    size_um : float
+        Side of a pixel of level 0 in um; it doubles from level to level.
+    at_least_um : float
+        Side in um that its pixels shall have.
+    at_most_px : int
+        Pixels that it may have.
+
+    Returns
+    -------
+    int
+        The finest level that fits; the coarsest where none does.
+
+    Examples
+    --------
+    >>> coarse_level([(4000, 4000), (2000, 2000), (1000, 1000)], 0.5, at_least_um=1.0, at_most_px=2_000_000)
+    2
+    """
+    fitting = (
+        level
+        for level, (height, width) in enumerate(shapes)
+        if size_um * 2**level >= at_least_um and height * width <= at_most_px
+    )
+    return next(fitting, len(shapes) - 1)
 
 
 def common_pixel_size(sizes_um: Mapping[str, float | None]) -> float | None:

@@ -89,12 +89,17 @@ def write_levels(ledger: Any, folder: str, pixels: np.ndarray, reduce: Any) -> N
         pixels = reduce(pixels)
 
 
-def write_image(root: Path, sample: str, side: int, pixel_size_um: float | None = 0.5) -> None:
-    """A noisy image, as `ingest` writes it."""
+def write_image(root: Path, sample: str, side: int, pixel_size_um: float | None = 0.5, *, tissue: bool = False) -> None:
+    """A noisy image, as `ingest` writes it; its tissue, the left half, at level 2."""
     pixels = np.random.default_rng(side).integers(0, 255, (1, side, side)).astype(np.uint8)
     with open_ledger(root / f"images/{sample}.json", stage="ingest", spec=IngestSpec(), code="ingest@0") as ledger:
         write_levels(ledger, "", pixels, area_mean)
-        facts = {"levels": len(level_shapes((side, side), smallest=64)), "percentiles": [[0.0, 255.0]], "channels": 1}
+        facts: dict[str, Any] = {"levels": len(level_shapes((side, side), smallest=64)), "channels": 1}
+        facts |= {"percentiles": [[0.0, 255.0]], "tissue": {"level": 2, "share": 0.5} if tissue else None}
+        if tissue:
+            mask = np.zeros((side // 4, side // 4), np.uint8)
+            mask[:, : side // 8] = 1
+            write_levels(ledger, "tissue/", mask, nearest)
         ledger.publish(facts | {"shape": [side, side], "pixel_size_um": pixel_size_um})
 
 
@@ -155,7 +160,7 @@ HISTORY = [
 def write_results(root: Path) -> list[Path]:
     """Two models, two samples with a truth, a slide without, and a training sample; all manifests."""
     for sample, side in (("one", 48), ("two", 64), ("slide", 300), ("train", 48)):
-        write_image(root, sample, side)
+        write_image(root, sample, side, tissue=sample == "slide")
     for sample, side in (("one", 48), ("two", 64)):
         write_labels(root, f"labels/{sample}.json", "annotate", squares(side))
     for model in ("deep", "flat"):
@@ -235,6 +240,16 @@ def test_scores_by_sample_show_what_evaluate_found(written: tuple[Manifest, Page
     assert by_name["F1@0.5"] == "not defined"
     assert by_name["Dice cell"] == "–"
     assert len(page.tables[2]) == 2
+
+
+def test_tissue_is_outlined_where_there_is_a_mask(written: tuple[Manifest, Page, str]) -> None:
+    manifest, page, text = written
+    assert [name for name in page.pictures if "tissue" in name] == ["whole/tissue/slide.png"]
+    assert "tissue mask, 50.0 % of the area" in " ".join(text.split())
+    layer = imagecodecs.png_decode((manifest.store / "whole/tissue/slide.png").read_bytes())
+    columns = np.flatnonzero((layer[..., 3] == 255).all(axis=0))
+    # The middle of the picture is the edge of the left half.
+    assert columns.size and abs(columns.max() + 1 - layer.shape[1] / 2) <= layer.shape[1] / 50
 
 
 def test_entries_are_ranked_with_mean_and_deviation(results: tuple[Path, list[Path]], tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
 from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
-from unetpipe.units import agree, shrink_factor
+from unetpipe.tissue import tissue_mask, tissue_measure
+from unetpipe.units import agree, coarse_level, shrink_factor
 
 __all__ = ["ingest"]
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 # Percentiles are taken from the finest level of at most this many pixels, so that memory stays bounded.
 STATISTICS_PX = 2**24
 LOW, HIGH = 1.0, 99.8
+# Tissue is looked for where cells are no longer seen, in a level that is small enough.
+TISSUE_UM, TISSUE_PX = 8.0, 2**22
 
 
 def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
@@ -40,7 +43,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     output : manifest
         Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X). ``pixel_size_um`` is their pixel size,
         ``nominal_um`` the one they stand for (`spec.pixel_size_um` where it is set, within 2 % of theirs), ``factor``
-        the side of their pixels in px of the source, of shape ``source_shape``.
+        the side of their pixels in px of the source, of shape ``source_shape``. With `spec.tissue`, the label image
+        ``tissue`` beside them is 1 where there is tissue, at the ``level`` of the fact ``tissue``.
 
     Notes
     -----
@@ -49,6 +53,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     with open_source(image, plane=spec.plane) as source:
         channels = kept_channels(source, spec)
         found = source_pixel_size(source, spec)
+        check_needs(source, found, spec)
         frame = resampling_of(source, found, spec)
         pixel_size = found if frame.factor == 1 else spec.pixel_size_um
         with open_ledger(output, stage="ingest", spec=spec, code=code, sources=[image]) as ledger:
@@ -63,6 +68,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                     if unit not in ledger:
                         ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))
             windows = intensity_windows(levels)
+            tissue = write_tissue(levels, pixel_size, frame.factor, ledger, spec)
             write_multiscale(
                 ledger.store,
                 name=output.name.removesuffix(".json"),
@@ -82,6 +88,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 "pixel_size_um": pixel_size,
                 "nominal_um": spec.pixel_size_um or pixel_size,
                 "percentiles": windows,
+                "tissue": tissue,
             }
             ledger.publish(facts)
 
@@ -107,15 +114,26 @@ def source_pixel_size(source: Source, spec: IngestSpec) -> float | None:
     return given or declared
 
 
+def check_needs(source: Source, size_um: float | None, spec: IngestSpec) -> None:
+    """Refuse a source that lacks what the keys need."""
+    if size_um is None and (spec.pixel_size_um or spec.tissue != "none"):
+        name = "pixel_size_um" if spec.pixel_size_um else "tissue"
+        raise SourceError(
+            f"{source.path}: expected a pixel size, equal along x and y, which ingest.{name} needs, came none; fill in "
+            "the column pixel_size_um of the sample sheet"
+        )
+    channels = source.channels if spec.channels is None else len(spec.channels)
+    if spec.tissue == "colour" and channels != 3:
+        raise SourceError(
+            f"{source.path}: expected 3 channels, which ingest.tissue: colour needs, came {channels}; use darkness or "
+            "brightness"
+        )
+
+
 def resampling_of(source: Source, size_um: float | None, spec: IngestSpec) -> Resampling:
     """From the source's pixels to those that are wanted."""
-    if spec.pixel_size_um is None:
+    if size_um is None or spec.pixel_size_um is None:
         return Resampling(shape=source.shape, factor=1.0)
-    if size_um is None:
-        raise SourceError(
-            f"{source.path}: expected a pixel size, which ingest.pixel_size_um needs, and one for x and y; the file "
-            "declares none; fill in the column pixel_size_um of the sample sheet"
-        )
     try:
         return Resampling(shape=source.shape, factor=shrink_factor(size_um, spec.pixel_size_um))
     except GeometryError as error:
@@ -140,6 +158,31 @@ def resampled(read: Callable[[Box], NDArray[Any]], frame: Resampling, box: Box, 
     for part in frame.parts(box):
         block[:, *part.relative_to(box.start).slices] = frame.image_block(read(frame.source_box(part)), part)
     return block
+
+
+def write_tissue(
+    levels: list[Plane], pixel_size_um: float | None, factor: float, ledger: Ledger, spec: IngestSpec
+) -> dict[str, Any] | None:
+    """Write the tissue mask as a label image of the store, if one is wanted; its level and its share of the area."""
+    if spec.tissue == "none" or pixel_size_um is None:
+        return None
+    level = coarse_level([plane.shape for plane in levels], pixel_size_um, at_least_um=TISSUE_UM, at_most_px=TISSUE_PX)
+    side_um = pixel_size_um * 2**level
+    measure = tissue_measure(levels[level].read_whole(), spec.tissue)
+    smallest_um2, margin_um = spec.tissue_smallest_um2, spec.tissue_margin_um
+    mask = tissue_mask(measure, pixel_size_um=side_um, smallest_um2=smallest_um2, margin_um=margin_um)
+    if not mask.any():
+        log.warning("%s: no tissue found; see ingest.tissue and ingest.tissue_smallest_um2", ledger.manifest)
+    # Not among the image's `labels`, which must have as many levels as the image.
+    group = ledger.store / "tissue"
+    plane = create_plane(group / "0", shape=mask.shape, dtype=np.uint8)
+    for unit, box in plane.iter_shards():
+        if f"tissue/{unit}" not in ledger:
+            block = np.ascontiguousarray(mask[box.slices], np.uint8)
+            ledger.append(f"tissue/{unit}", plane.write_shard(box, block))
+    keys: dict[str, Any] = {"pixel_size_um": side_um, "factor": factor * 2**level, "centred": True, "label": True}
+    write_multiscale(group, name="tissue", shapes=[plane.shape], **keys)
+    return {"level": level, "share": float(mask.mean())}
 
 
 def intensity_windows(levels: list[Plane]) -> list[tuple[float, float]]:

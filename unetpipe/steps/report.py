@@ -23,6 +23,7 @@ from unetpipe.pictures import Chart, area_layer, chart, crowded_box, enlarged, g
 from unetpipe.schedules import best_row
 from unetpipe.slides import Plane, digest_of, open_plane
 from unetpipe.specs import ReportSpec
+from unetpipe.tissue import mask_block
 
 __all__ = ["report"]
 
@@ -31,8 +32,8 @@ DETAIL_PX = 512
 MAX_FACTOR = 4
 # Objects drawn with a smaller mean diameter are filled: their outlines would hide the picture.
 OUTLINED_PX = 14
-# Sky blue and orange of Okabe and Ito 2008; where both lie on each other, the page's blending gives white.
-TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
+# Sky blue and orange of Okabe and Ito 2008; where both lie on each other, the page's blending gives white. Green.
+TRUTH, PREDICTION, TISSUE = (86, 180, 233), (230, 159, 0), (0, 158, 115)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             kept={name: kept_row(m.facts["history"], m.spec["best_by"]) for name, m in results.models.items()},
             scored=[f for sample in results.scored for f in sample_figures(sample, results, album, spec)],
             unscored=[f for sample in results.unscored for f in sample_figures(sample, results, album, spec)],
+            tissues=[tissue_figure(m, album, spec) for m in results.images.values() if m.facts.get("tissue")],
             weights=weight_figure(results, album, spec),
             settings={name: flat(m.spec) for name, m in results.models.items()},
             config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=False),
@@ -230,13 +232,19 @@ def chosen_views(image: Manifest, labels: Manifest, preview_px: int) -> list[Vie
     """The whole image at a level that fits, and a crowded place at full resolution if that level is coarser."""
     folders = [labels.store / "instances" / str(level) for level in range(image.facts["levels"])]
     shapes = [open_plane(folder).shape for folder in folders]
-    level = next((i for i, shape in enumerate(shapes) if max(shape) <= preview_px), len(shapes) - 1)
-    whole = view_of("whole", level, Box(start=(0, 0), stop=shapes[level]), preview_px)
+    whole = whole_view(shapes, preview_px)
+    level = whole.level
     if level == 0:
         return [whole]
     side = min(DETAIL_PX, preview_px)
     place = crowded_box(open_plane(folders[level]).read_whole(), max(side >> level, 1))
     return [whole, view_of("detail", 0, box_at(tuple(a << level for a in place.start), side, shapes[0]), preview_px)]
+
+
+def whole_view(shapes: Sequence[tuple[int, int]], preview_px: int) -> View:
+    """All of an image, at the finest level that fits."""
+    level = next((i for i, shape in enumerate(shapes) if max(shape) <= preview_px), len(shapes) - 1)
+    return view_of("whole", level, Box(start=(0, 0), stop=shapes[level]), preview_px)
 
 
 def view_of(name: str, level: int, box: Box, preview_px: int) -> View:
@@ -284,6 +292,25 @@ def scale_bar(view: View, pixel_size_um: float | None) -> tuple[float, str]:
     length = power * max((step for step in (1, 2, 5) if step * power <= longest), default=1)
     label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
     return 100 * length / size / view.box.shape[1], label if pixel_size_um else f"{length:g} px"
+
+
+def tissue_figure(image: Manifest, album: Album, spec: ReportSpec) -> dict[str, Any]:
+    """The outline of the tissue mask on the whole image."""
+    shapes = [open_plane(image.store / str(level)).shape for level in range(image.facts["levels"])]
+    view = whole_view(shapes, spec.preview_px)
+    layers = [
+        ("image", album.add(f"whole/image/{image.sample}.png", image_picture, image, view)),
+        ("tissue", album.add(f"whole/tissue/{image.sample}.png", tissue_picture, image, view)),
+    ]
+    bar = scale_bar(view, image.facts["pixel_size_um"])
+    return {"sample": image.sample, "view": view, "layers": layers, "bar": bar, "share": image.facts["tissue"]["share"]}
+
+
+def tissue_picture(image: Manifest, view: View) -> NDArray[np.uint8]:
+    """(Y, X, 4) layer with the outline of the tissue mask."""
+    mask = open_plane(image.store / "tissue" / "0").read_whole()
+    block = mask_block(mask, view.box, level=view.level, mask_level=image.facts["tissue"]["level"])
+    return outline_layer(block, TISSUE, factor=view.factor)
 
 
 def weight_figure(results: Results, album: Album, spec: ReportSpec) -> dict[str, Any] | None:
