@@ -66,8 +66,10 @@ def test_cells_become_specs(config, monkeypatch: pytest.MonkeyPatch) -> None:
     found = config(sheet, ingest={"pixel_size_um": 0.5})
     a, b = found.samples["a"], found.samples["b"]
     assert (a.image, a.annotation) == ("/data/x (1).tif", "/else/y.tif")
-    assert (a.ingest.plane, a.ingest.channels, a.ingest.pixel_size_um, a.annotation_plane) == (3, (2, 0), 0.25, 3)
-    assert (b.ingest.channels, b.ingest.pixel_size_um, b.annotation_plane) == (None, 0.5, 1)
+    assert (a.ingest.plane, a.ingest.channels, a.ingest.source_pixel_size_um) == (3, (2, 0), 0.25)
+    assert (b.ingest.plane, b.ingest.channels, b.ingest.source_pixel_size_um) == (3, None, None)
+    assert (a.ingest.pixel_size_um, b.ingest.pixel_size_um) == (0.5, 0.5), "to which all are resampled"
+    assert (a.annotation_plane, b.annotation_plane) == (3, 1)
 
 
 @pytest.mark.parametrize("change", ["bom", "crlf", "blank lines", "row order"])
@@ -128,6 +130,7 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ({"ensembles": {"e": "m"}}, "ensembles.e: expected a list of names, came 'm'"),
         ({"classes": ["one"]}, "classes: expected a list of two or more"),
         ({"segment": {"foreground": 2}}, "segment.foreground: expected 1 to 1"),
+        ({"predict": {"tissue_only": True}}, "predict.tissue_only: needs a tissue mask.*set ingest.tissue"),
         ({"samples": "absent.tsv"}, "absent.tsv: no such file"),
     ],
 )

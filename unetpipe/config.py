@@ -51,7 +51,7 @@ SECTIONS: dict[str, type] = {
 STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec}
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
-    "ingest": {"plane", "channels"},
+    "ingest": {"plane", "channels", "source_pixel_size_um"},
     "annotate": {"plane", "n_classes", "classes"},
     "doctor": {"classes", "splits"},
     "augment": {"output_px"},
@@ -245,8 +245,10 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         raise ConfigError(
             f"{where}: segment.foreground: expected 1 to {len(classes) - 1} as in classes, came {foreground}"
         )
+    if sections["predict"].tissue_only and sections["ingest"].tissue == "none":
+        raise ConfigError(f"{where}: predict.tissue_only: needs a tissue mask, came none; set ingest.tissue")
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
-    samples = read_samples(sheet, sections["ingest"].pixel_size_um)
+    samples = read_samples(sheet, sections["ingest"])
     try:
         folds = folds_of(samples, whole_number(data.get("folds", 0), "folds"), str(sheet))
         numbers, models = sorted(set(folds.values())), dict[str, Model]()

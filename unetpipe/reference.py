@@ -45,7 +45,7 @@ COLUMN_HELP = {
     "plane": "z or t plane of a stack, counted from 0; empty for single images",
     "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
     "channels": "channels to keep, counted from 0, as `0` or `0,2`; empty: all",
-    "pixel_size_um": "pixel size in um; empty: `ingest.pixel_size_um`, or what the file says",
+    "pixel_size_um": "pixel size of the image in um, whatever the file says; empty: what the file says",
 }
 
 

@@ -1,6 +1,7 @@
 """The sample sheet: one row per image, held against what names, paths and splits may be."""
 
 import csv
+import dataclasses
 import os
 import re
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from unetpipe.documents import read_text, unknown
 from unetpipe.errors import ConfigError
+from unetpipe.fields import check_bounds
 from unetpipe.specs import IngestSpec
 
 __all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "read_samples"]
@@ -58,8 +60,8 @@ def check_name(name: str, where: str) -> None:
         )
 
 
-def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
-    """The rows of the sample sheet, by name."""
+def read_samples(path: Path, ingest: IngestSpec) -> dict[str, Sample]:
+    """The rows of the sample sheet, by name; `ingest` is what all samples have in common."""
     rows = read_rows(path)
     header = checked_header(rows[0][1] if rows else [], path)
     samples: dict[str, Sample] = {}
@@ -69,7 +71,7 @@ def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
         if any(row[len(header) :]):
             raise ConfigError(f"{where}: expected {len(header)} cells, came {len(row)}")
         cells = dict.fromkeys(COLUMNS, "") | dict(zip(header, row, strict=False))
-        sample = read_row(cells, where, pixel_size_um)
+        sample = read_row(cells, where, ingest)
         twin = seen.setdefault(sample.name.lower(), number)
         if twin != number:
             raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; names must be unique")
@@ -124,7 +126,7 @@ def checked_header(cells: list[str], path: Path) -> list[str]:
     return header
 
 
-def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> Sample:
+def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
     """One sample of the sheet."""
     check_name(cells["sample"], f"{where}: sample")
     if cells["split"] not in SPLITS:
@@ -140,10 +142,11 @@ def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> 
                 f"{where}: {column}: expected a path without braces, came {cells[column]!r:.80}; rename it"
             )
     try:
-        ingest = IngestSpec(
+        ingest = dataclasses.replace(
+            common,
             plane=index(cells["plane"], f"{where}: plane"),
             channels=tuple(index(c, f"{where}: channels") or 0 for c in channels.split(",")) if channels else None,
-            pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else pixel_size_um,
+            source_pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else None,
         )
     except ConfigError as error:
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
@@ -168,11 +171,13 @@ def index(cell: str, where: str) -> int | None:
 
 
 def decimal(cell: str, where: str) -> float:
-    """A cell with a decimal number."""
+    """A cell with a decimal number above 0."""
     try:
-        return float(cell)
+        number = float(cell)
     except ValueError:
         raise ConfigError(f"{where}: expected a number with a decimal point, came {cell!r:.60}") from None
+    check_bounds(where, number, {"above": 0})
+    return number
 
 
 def expanded(path: str) -> str:

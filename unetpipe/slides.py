@@ -239,6 +239,7 @@ def write_multiscale(
     shapes: Sequence[tuple[int, ...]],
     pixel_size_um: float | None,
     centred: bool,
+    factor: float = 1.0,
     label: bool = False,
     windows: list[tuple[float, float]] | None = None,
 ) -> None:
@@ -256,6 +257,9 @@ def write_multiscale(
         Pixel size of level 0; the unit is left out where it is not known.
     centred : bool
         Whether a coarse pixel stands for the centre of its 2 x 2 px (mean) or for the first of them (nearest).
+    factor : float
+        Side of a pixel of level 0 in px of the source that it was resampled from: coordinates are counted from the
+        centre of the source's first pixel.
     label : bool
         Whether this is a label image.
     windows : list of (float, float), optional
@@ -270,7 +274,7 @@ def write_multiscale(
     size, leading = pixel_size_um or 1.0, len(shapes[0]) - 2
     datasets = []
     for level in range(len(shapes)):
-        shift = size * (2**level - 1) / 2 if centred else 0.0
+        shift = size * ((1 - 1 / factor) + (2**level - 1 if centred else 0)) / 2
         scale = [1.0] * leading + [size * 2**level] * 2
         transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
         transforms.append({"type": "translation", "translation": [0.0] * leading + [shift] * 2})

@@ -69,12 +69,34 @@ class PhantomSpec(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestSpec(Checked):
-    """Which pixels of a source become the sample's image."""
+    """Which pixels of a source become the sample's image, and how large they are."""
 
     plane: int | None = key(None, "z or t plane of a stack, counted from 0", at_least=0)
     channels: tuple[int, ...] | None = key(None, "channels to keep, counted from 0; all if empty", at_least=0)
+    source_pixel_size_um: float | None = key(
+        None, "pixel size of the source; empty: what the file says, or unknown", unit="um", above=0
+    )
     pixel_size_um: float | None = key(
-        None, "pixel size, overrides the file's; empty: the file's, or unknown", unit="um", above=0
+        None,
+        "pixel size to which all images and annotations are resampled, unless they have it within 2 %; empty: as they "
+        "come",
+        unit="um",
+        above=0,
+    )
+    tissue: Literal["none", "colour", "darkness", "brightness"] = key(
+        "none",
+        "make a tissue mask, by what tissue has more of than the empty slide: colour (the largest of red, green and "
+        "blue minus the smallest), darkness or brightness",
+    )
+    tissue_smallest_um2: float = key(
+        2500.0, "parts of the mask that hold less tissue, margin not counted, are dropped", unit="um2", at_least=0
+    )
+    tissue_margin_um: float = key(
+        50.0,
+        "margin around the tissue that belongs to the mask, and joins what is near",
+        unit="um",
+        at_least=0,
+        at_most=10000,
     )
 
 
@@ -273,6 +295,11 @@ class PredictSpec(Checked):
         "none",
         "forms in which the network sees each window, and whose probabilities are averaged: one, the 4 quarter turns, "
         "all 8 flips and quarter turns, or 7 of them as the paper has it, which does not say which",
+    )
+    tissue_only: bool = key(
+        False,
+        "outside the tissue mask, which ingest.tissue makes, everything is background with probability 1; cores "
+        "without tissue are not computed",
     )
 
 

@@ -25,7 +25,7 @@ def test_level_0_is_the_source_and_levels_are_area_means(
     shape = (600, 301) if channels == 1 else (600, 301, channels)
     pixels = (np.random.default_rng(0).random(shape) * 250).astype(dtype)
     tifffile.imwrite(tmp_path / "s.tif", pixels, tile=(128, 64), photometric="rgb" if channels == 3 else "minisblack")
-    ingest(tmp_path / "s.tif", output=output, spec=IngestSpec(pixel_size_um=0.5), code="i@1")
+    ingest(tmp_path / "s.tif", output=output, spec=IngestSpec(source_pixel_size_um=0.5), code="i@1")
     manifest = read_manifest(output, stage="ingest")
     expected = pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
     for level in range(manifest.facts["levels"]):

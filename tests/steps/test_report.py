@@ -15,7 +15,9 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from unetpipe import figures
 from unetpipe.errors import Interrupted
+from unetpipe.figures import PREDICTION, TRUTH
 from unetpipe.manifests import Manifest, open_ledger, read_manifest
 from unetpipe.slides import Plane, area_mean, create_plane, level_shapes, nearest
 from unetpipe.specs import (
@@ -31,7 +33,7 @@ from unetpipe.specs import (
     canonical_json,
 )
 from unetpipe.steps import report as module
-from unetpipe.steps.report import PREDICTION, TRUTH, View, charts, count, frame, kept_row, report, scale_bar
+from unetpipe.steps.report import charts, count, kept_row, report
 
 HOSTILE = "<script>alert(1)</script> & \"friends'"
 CONFIG = {"classes": ["background", "cell", "<b>rare</b>"], "models": {"deep": {"network": {"depth": 5}}}}
@@ -91,12 +93,17 @@ def write_levels(ledger: Any, folder: str, pixels: np.ndarray, reduce: Any) -> N
         pixels = reduce(pixels)
 
 
-def write_image(root: Path, sample: str, side: int, pixel_size_um: float | None = 0.5) -> None:
-    """A noisy image, as `ingest` writes it."""
+def write_image(root: Path, sample: str, side: int, pixel_size_um: float | None = 0.5, *, tissue: bool = False) -> None:
+    """A noisy image, as `ingest` writes it; its tissue, the left half, at level 2."""
     pixels = np.random.default_rng(side).integers(0, 255, (1, side, side)).astype(np.uint8)
     with open_ledger(root / f"images/{sample}.json", stage="ingest", spec=IngestSpec(), code="ingest@0") as ledger:
         write_levels(ledger, "", pixels, area_mean)
-        facts = {"levels": len(level_shapes((side, side), smallest=64)), "percentiles": [[0.0, 255.0]], "channels": 1}
+        facts: dict[str, Any] = {"levels": len(level_shapes((side, side), smallest=64)), "channels": 1}
+        facts |= {"percentiles": [[0.0, 255.0]], "tissue": {"level": 2, "share": 0.5} if tissue else None}
+        if tissue:
+            mask = np.zeros((side // 4, side // 4), np.uint8)
+            mask[:, : side // 8] = 1
+            write_levels(ledger, "tissue/", mask, nearest)
         ledger.publish(facts | {"shape": [side, side], "pixel_size_um": pixel_size_um})
 
 
@@ -169,7 +176,7 @@ HISTORY = [
 def write_results(root: Path) -> list[Path]:
     """Two models, two samples with a truth, a slide without, and a training sample; all manifests."""
     for sample, side in (("one", 48), ("two", 64), ("slide", 300), ("train", 48)):
-        write_image(root, sample, side)
+        write_image(root, sample, side, tissue=sample == "slide")
     for sample, side in (("one", 48), ("two", 64)):
         write_labels(root, f"labels/{sample}.json", "annotate", squares(side))
     for model in ("deep", "flat"):
@@ -250,6 +257,16 @@ def test_scores_by_sample_show_what_evaluate_found(written: tuple[Manifest, Page
     assert by_name["F1@0.5"] == "not defined"
     assert by_name["Dice cell"] == "–"
     assert len(page.tables[2]) == 2
+
+
+def test_tissue_is_outlined_where_there_is_a_mask(written: tuple[Manifest, Page, str]) -> None:
+    manifest, page, text = written
+    assert [name for name in page.pictures if "tissue" in name] == ["whole/tissue/slide.png"]
+    assert "tissue mask, 50.0 % of the area" in " ".join(text.split())
+    layer = imagecodecs.png_decode((manifest.store / "whole/tissue/slide.png").read_bytes())
+    columns = np.flatnonzero((layer[..., 3] == 255).all(axis=0))
+    # The middle of the picture is the edge of the left half.
+    assert columns.size and abs(columns.max() + 1 - layer.shape[1] / 2) <= layer.shape[1] / 50
 
 
 def test_entries_are_ranked_with_mean_and_deviation(results: tuple[Path, list[Path]], tmp_path: Path) -> None:
@@ -386,7 +403,7 @@ def test_a_killed_report_draws_no_picture_twice(
         with pytest.raises(Interrupted):
             report(results[1], output=tmp_path / "report.json", spec=SPEC, code=CODE)
     for name in ("image_picture", "label_picture", "weight_picture"):
-        monkeypatch.setattr(module, name, None)
+        monkeypatch.setattr(figures, name, None)
     report(results[1], output=tmp_path / "report.json", spec=SPEC, code=CODE)
     assert (tmp_path / "report.json").read_bytes() == (results[0] / "report.json").read_bytes()
 
@@ -399,23 +416,6 @@ def test_a_run_without_truth_and_images_has_a_page(tmp_path: Path) -> None:
     page = Page((tmp_path / "report/index.html").read_text(encoding="utf-8"))
     assert page.pictures == []
     assert "1 network, applied to 1 sample without truth." in " ".join("".join(page.texts).split())
-
-
-def test_a_scale_bar_is_a_round_length_of_at_most_a_quarter() -> None:
-    view = View(name="whole", level=2, box=module.Box(start=(0, 0), stop=(100, 500)), factor=1)
-    assert scale_bar(view, 0.5) == (20.0, "200 µm")
-    assert scale_bar(view, 10.0) == (25.0, "5 mm")
-    assert scale_bar(view, None) == (25.0, "500 px")
-    for size in np.geomspace(1e-3, 1e3, 97):
-        percent, _ = scale_bar(view, float(size))
-        assert 10 - 1e-9 <= percent <= 25 + 1e-9
-
-
-def test_the_frame_is_where_the_detail_is() -> None:
-    whole = View(name="whole", level=2, box=module.Box(start=(0, 0), stop=(50, 100)), factor=1)
-    detail = View(name="detail", level=0, box=module.Box(start=(100, 40), stop=(200, 120)), factor=1)
-    assert frame([whole, detail]) == (10.0, 50.0, 20.0, 50.0)
-    assert frame([whole]) is None
 
 
 def test_the_first_of_the_best_validations_is_the_kept_one() -> None:

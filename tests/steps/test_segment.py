@@ -19,7 +19,7 @@ def stored(folder: Path, foreground: np.ndarray, side: int) -> Path:
         plane = create_plane(ledger.store / "0", shape=pixels.shape, dtype=np.uint16, shard_side=side)
         for unit, box in plane.iter_shards():
             ledger.append(unit, plane.write_shard(box, np.ascontiguousarray(pixels[(slice(None), *box.slices)])))
-        ledger.publish({"pixel_size_um": None, "scale": 65535})
+        ledger.publish({"pixel_size_um": None, "factor": 1.0, "scale": 65535})
     return output
 
 

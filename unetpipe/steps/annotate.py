@@ -2,8 +2,11 @@
 
 import dataclasses
 import logging
+import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +14,10 @@ from numpy.typing import NDArray
 from unetpipe.annotations.maps import Truth
 from unetpipe.annotations.truths import open_truth
 from unetpipe.errors import AnnotationError
+from unetpipe.geometry import Box
 from unetpipe.labels import carve, class_counts
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
+from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, coarser_block, create_plane, level_shapes, nearest, write_multiscale
 from unetpipe.specs import AnnotateSpec, canonical_json
 
@@ -27,10 +32,11 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
     Reads
     -----
     annotation : file
-        An image of the image's size (instances, a mask, class indices or colours), or shapes: COCO, QuPath's GeoJSON,
+        An image of the source's size (instances, a mask, class indices or colours), or shapes: COCO, QuPath's GeoJSON,
         ImageJ's ROIs.
     image : manifest of `ingest`
-        For its size, pixel size and file name.
+        For its size, pixel size and file name. Where it was resampled, instances and classes are too, by the nearest
+        pixel: instances that the source keeps apart stay apart, also where the gap between them is lost.
 
     Writes
     ------
@@ -42,14 +48,14 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
     # New pixels in a frame of the same size leave the truth as it is: only the frame enters the key, and the name of
     # the file, by which COCO knows the image.
     file = next((name.removeprefix("source/") for name in source.inputs if name.startswith("source/")), "")
-    seen = {name: source.facts[name] for name in ("shape", "pixel_size_um")} | {"file": file}
+    seen = {name: source.facts[name] for name in ("source_shape", "factor", "pixel_size_um")} | {"file": file}
     frame = dataclasses.replace(source, content=canonical_json(seen))
     with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[frame], sources=[annotation]) as ledger:
         if ledger.complete:
             return
-        height, width = source.facts["shape"]
-        with open_truth(annotation, spec, shape=(height, width), image=file) as truth:
-            instances, classes = write_truth(truth, ledger, (height, width), spec)
+        resampling = Resampling(shape=tuple(source.facts["source_shape"]), factor=source.facts["factor"])
+        with open_truth(annotation, spec, shape=resampling.shape, image=file) as truth:
+            instances, classes = write_truth(truth, ledger, resampling, spec)
             drawn, kind = truth.count, truth.kind
         counts, found = counted(instances, classes, spec.n_classes)
         if not counts.any():
@@ -59,35 +65,63 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
             log.warning("%s: %d of %d shapes have no pixel of their own", annotation, drawn - found, drawn)
         pixel_size = source.facts["pixel_size_um"]
         for name, plane in (("instances", instances), ("classes", classes)):
-            write_pyramid(name, plane, ledger, pixel_size)
+            write_pyramid(name, plane, ledger, pixel_size, resampling.factor)
         facts = {
-            "shape": [height, width],
+            "shape": list(resampling.result),
             "pixel_size_um": pixel_size,
             "kind": kind,
+            "factor": resampling.factor,
             "class_counts": counts.tolist(),
             "n_instances": found,
         }
         ledger.publish(facts)
 
 
-def write_truth(truth: Truth, ledger: Ledger, shape: tuple[int, int], spec: AnnotateSpec) -> tuple[Plane, Plane]:
+def write_truth(truth: Truth, ledger: Ledger, resampling: Resampling, spec: AnnotateSpec) -> tuple[Plane, Plane]:
     """Write the finest level of instances and classes; the ridge of a shard needs one pixel around it."""
     instances, classes = (
-        create_plane(ledger.store / name / "0", shape=shape, dtype=dtype)
+        create_plane(ledger.store / name / "0", shape=resampling.result, dtype=dtype)
         for name, dtype in (("instances", np.uint32), ("classes", np.uint8))
     )
-    shards = list(instances.iter_shards())
-    truth.prepare([box for _, box in shards])
-    for unit, box in shards:
-        if f"instances/{unit}" not in ledger:
-            ledger.append(f"instances/{unit}", instances.write_shard(box, truth.instances(box)))
-    for unit, box in shards:
+    write_instances(truth, instances, ledger, resampling)
+    for unit, box in classes.iter_shards():
         if f"classes/{unit}" not in ledger:
-            window = box.grown(1).clipped(shape)
-            block = carve(truth.classes(window), instances.read(window), ridge=spec.ridge)
+            window = box.grown(1).clipped(resampling.result)
+            block = carve(resampled(truth.classes, resampling, window), instances.read(window), ridge=spec.ridge)
             inside = np.ascontiguousarray(block[box.relative_to(window.start).slices])
             ledger.append(f"classes/{unit}", classes.write_shard(box, inside))
     return instances, classes
+
+
+def write_instances(truth: Truth, instances: Plane, ledger: Ledger, resampling: Resampling) -> None:
+    """Write the finest level of instances; where pixels change their size, behind a draft in those of the source."""
+    shards = list(instances.iter_shards())
+    if resampling.factor == 1:
+        truth.prepare([box for _, box in shards])
+        read = truth.instances
+    else:
+        draft = create_plane(ledger.store / "draft", shape=resampling.shape, dtype=np.uint32)
+        boxes = [box for _, box in draft.iter_shards()]
+        truth.prepare(boxes)
+        for box in boxes:
+            draft.write_shard(box, truth.instances(box))
+        read = draft.read
+    for unit, box in shards:
+        if f"instances/{unit}" not in ledger:
+            ledger.append(f"instances/{unit}", instances.write_shard(box, resampled(read, resampling, box)))
+    shutil.rmtree(ledger.store / "draft", ignore_errors=True)
+
+
+def resampled(read: Callable[[Box], NDArray[Any]], resampling: Resampling, box: Box) -> NDArray[Any]:
+    """Labels of a box of the result, of few pixels of the source at a time."""
+    if resampling.factor == 1:
+        return read(box)
+    parts = list(resampling.parts(box))
+    blocks = [resampling.labels_block(read(resampling.labels_box(part)), part) for part in parts]
+    whole = np.empty(box.shape, blocks[0].dtype)
+    for part, block in zip(parts, blocks, strict=True):
+        whole[part.relative_to(box.start).slices] = block
+    return whole
 
 
 def counted(instances: Plane, classes: Plane, n_classes: int) -> tuple[NDArray[np.int64], int]:
@@ -99,7 +133,7 @@ def counted(instances: Plane, classes: Plane, n_classes: int) -> tuple[NDArray[n
     return counts, found.size - 1
 
 
-def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float | None) -> None:
+def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float | None, factor: float) -> None:
     """Write the coarser levels of a label image, each the first of 2 x 2 px, and its metadata."""
     group, shapes = ledger.store / name, level_shapes(plane.shape)
     coarse = [create_plane(group / str(i), shape=shape, dtype=plane.dtype) for i, shape in enumerate(shapes) if i]
@@ -107,4 +141,5 @@ def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float 
         for unit, box in coarser.iter_shards():
             if f"{name}/{unit}" not in ledger:
                 ledger.append(f"{name}/{unit}", coarser.write_shard(box, coarser_block(finer, box, nearest)))
-    write_multiscale(group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, label=True)
+    keys: dict[str, Any] = {"pixel_size_um": pixel_size_um, "factor": factor, "centred": False, "label": True}
+    write_multiscale(group, name=name, shapes=list(shapes), **keys)

@@ -63,6 +63,7 @@ def augment(image: Path, labels: Path, weights: Path, *, output: Path, spec: Aug
             "channels": len(pixels),
             "intensity": spec.intensity,
             "pixel_size_um": sources[0].facts["pixel_size_um"],
+            "nominal_um": sources[0].facts["nominal_um"],
             "class_counts": sources[1].facts["class_counts"],
             **sizes,
         }

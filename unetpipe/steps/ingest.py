@@ -1,5 +1,7 @@
 """ingest: a source image as an OME-Zarr pyramid with checked pixels and known intensities."""
 
+import logging
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,17 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.errors import SourceError
+from unetpipe.errors import GeometryError, SourceError
+from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, open_ledger
+from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
 from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
+from unetpipe.tissue import tissue_mask, tissue_measure
+from unetpipe.units import agree, coarse_level, shrink_factor
 
 __all__ = ["ingest"]
+
+log = logging.getLogger(__name__)
 
 # Percentiles are taken from the finest level of at most this many pixels, so that memory stays bounded.
 STATISTICS_PX = 2**24
 LOW, HIGH = 1.0, 99.8
+# Tissue is looked for where cells are no longer seen, in a level that is small enough.
+TISSUE_UM, TISSUE_PX = 8.0, 2**22
 
 
 def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
@@ -31,38 +41,54 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     Writes
     ------
     output : manifest
-        Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X).
+        Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X). ``pixel_size_um`` is their pixel size,
+        ``nominal_um`` the one they stand for (`spec.pixel_size_um` where it is set, within 2 % of theirs), ``factor``
+        the side of their pixels in px of the source, of shape ``source_shape``. With `spec.tissue`, the label image
+        ``tissue`` beside them is 1 where there is tissue, at the ``level`` of the fact ``tissue``.
+
+    Notes
+    -----
+    Resampled from the finest level of the source, by `Resampling.image_block`.
     """
     with open_source(image, plane=spec.plane) as source:
         channels = kept_channels(source, spec)
+        found = source_pixel_size(source, spec)
+        check_needs(source, found, spec)
+        frame = resampling_of(source, found, spec)
+        pixel_size = found if frame.factor == 1 else spec.pixel_size_um
         with open_ledger(output, stage="ingest", spec=spec, code=code, sources=[image]) as ledger:
             if ledger.complete:
                 return
             dtype = image_dtype(source.dtype, image)
-            shapes = [(len(channels), *shape) for shape in level_shapes(source.shape)]
+            shapes = [(len(channels), *shape) for shape in level_shapes(frame.result)]
             levels = [create_plane(ledger.store / str(i), shape=shape, dtype=dtype) for i, shape in enumerate(shapes)]
-            copy_pixels(source, channels, levels[0], ledger)
+            copy_pixels(source, channels, frame, levels[0], ledger)
             for finer, coarser in pairwise(levels):
                 for unit, box in coarser.iter_shards():
                     if unit not in ledger:
                         ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))
-            pixel_size = spec.pixel_size_um or source.pixel_size_um
             windows = intensity_windows(levels)
+            tissue = write_tissue(levels, pixel_size, frame.factor, ledger, spec)
             write_multiscale(
                 ledger.store,
                 name=output.name.removesuffix(".json"),
                 shapes=shapes,
                 pixel_size_um=pixel_size,
                 centred=True,
+                factor=frame.factor,
                 windows=windows,
             )
             facts = {
-                "shape": list(source.shape),
+                "shape": list(frame.result),
+                "source_shape": list(source.shape),
+                "factor": frame.factor,
                 "channels": len(channels),
                 "dtype": dtype.name,
                 "levels": len(levels),
                 "pixel_size_um": pixel_size,
+                "nominal_um": spec.pixel_size_um or pixel_size,
                 "percentiles": windows,
+                "tissue": tissue,
             }
             ledger.publish(facts)
 
@@ -78,12 +104,85 @@ def kept_channels(source: Source, spec: IngestSpec) -> list[int]:
     return channels
 
 
-def copy_pixels(source: Source, channels: list[int], plane: Plane, ledger: Ledger) -> None:
-    """Copy level 0 shard by shard."""
+def source_pixel_size(source: Source, spec: IngestSpec) -> float | None:
+    """Pixel size in um that the sheet or else the file declares; None where neither does."""
+    given, declared = spec.source_pixel_size_um, source.pixel_size_um
+    if given and declared and not agree(given, declared):
+        log.warning(
+            "%s: the file says pixels of %.4g um, the sample sheet %.4g um, which counts", source.path, declared, given
+        )
+    return given or declared
+
+
+def check_needs(source: Source, size_um: float | None, spec: IngestSpec) -> None:
+    """Refuse a source that lacks what the keys need."""
+    if size_um is None and (spec.pixel_size_um or spec.tissue != "none"):
+        name = "pixel_size_um" if spec.pixel_size_um else "tissue"
+        raise SourceError(
+            f"{source.path}: expected a pixel size, equal along x and y, which ingest.{name} needs, came none; fill in "
+            "the column pixel_size_um of the sample sheet"
+        )
+    channels = source.channels if spec.channels is None else len(spec.channels)
+    if spec.tissue == "colour" and channels != 3:
+        raise SourceError(
+            f"{source.path}: expected 3 channels, which ingest.tissue: colour needs, came {channels}; use darkness or "
+            "brightness"
+        )
+
+
+def resampling_of(source: Source, size_um: float | None, spec: IngestSpec) -> Resampling:
+    """From the source's pixels to those that are wanted."""
+    if size_um is None or spec.pixel_size_um is None:
+        return Resampling(shape=source.shape, factor=1.0)
+    try:
+        return Resampling(shape=source.shape, factor=shrink_factor(size_um, spec.pixel_size_um))
+    except GeometryError as error:
+        raise SourceError(f"{source.path}: {error} ({size_um:.4g} um) or ingest.pixel_size_um") from None
+
+
+def copy_pixels(source: Source, channels: list[int], frame: Resampling, plane: Plane, ledger: Ledger) -> None:
+    """Write level 0 shard by shard."""
+
+    def read(box: Box) -> NDArray[Any]:
+        return checked_image_block(source.read(box), source.path)[channels]
+
     for unit, box in plane.iter_shards():
         if unit not in ledger:
-            block = checked_image_block(source.read(box), source.path)[channels]
+            block = read(box) if frame.factor == 1 else resampled(read, frame, box, plane)
             ledger.append(unit, plane.write_shard(box, np.ascontiguousarray(block)))
+
+
+def resampled(read: Callable[[Box], NDArray[Any]], frame: Resampling, box: Box, plane: Plane) -> NDArray[Any]:
+    """(C, y, x) pixels of a box of level 0, made of parts of the source that fit into memory."""
+    block = np.empty((plane.channels, *box.shape), plane.dtype)
+    for part in frame.parts(box):
+        block[:, *part.relative_to(box.start).slices] = frame.image_block(read(frame.source_box(part)), part)
+    return block
+
+
+def write_tissue(
+    levels: list[Plane], pixel_size_um: float | None, factor: float, ledger: Ledger, spec: IngestSpec
+) -> dict[str, Any] | None:
+    """Write the tissue mask as a label image of the store, if one is wanted; its level and its share of the area."""
+    if spec.tissue == "none" or pixel_size_um is None:
+        return None
+    level = coarse_level([plane.shape for plane in levels], pixel_size_um, at_least_um=TISSUE_UM, at_most_px=TISSUE_PX)
+    side_um = pixel_size_um * 2**level
+    measure = tissue_measure(levels[level].read_whole(), spec.tissue)
+    smallest_um2, margin_um = spec.tissue_smallest_um2, spec.tissue_margin_um
+    mask = tissue_mask(measure, pixel_size_um=side_um, smallest_um2=smallest_um2, margin_um=margin_um)
+    if not mask.any():
+        log.warning("%s: no tissue found; see ingest.tissue and ingest.tissue_smallest_um2", ledger.manifest)
+    # Not among the image's `labels`, which must have as many levels as the image.
+    group = ledger.store / "tissue"
+    plane = create_plane(group / "0", shape=mask.shape, dtype=np.uint8)
+    for unit, box in plane.iter_shards():
+        if f"tissue/{unit}" not in ledger:
+            block = np.ascontiguousarray(mask[box.slices], np.uint8)
+            ledger.append(f"tissue/{unit}", plane.write_shard(box, block))
+    keys: dict[str, Any] = {"pixel_size_um": side_um, "factor": factor * 2**level, "centred": True, "label": True}
+    write_multiscale(group, name="tissue", shapes=[plane.shape], **keys)
+    return {"level": level, "share": float(mask.mean())}
 
 
 def intensity_windows(levels: list[Plane]) -> list[tuple[float, float]]:

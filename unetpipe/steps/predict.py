@@ -1,7 +1,7 @@
 """predict: class probabilities of a whole image or slide by overlap-tile inference."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 
 from unetpipe.checkpoints import read_weights
 from unetpipe.devices import choose_device, set_tensorfloat32, usable_threads
-from unetpipe.errors import ModelError
+from unetpipe.errors import ConfigError, ModelError
 from unetpipe.geometry import Box, TileGrid
 from unetpipe.inference import predict_tiles
 from unetpipe.intensity import intensity_range, normalise
@@ -21,6 +21,8 @@ from unetpipe.networks import build_network
 from unetpipe.slides import create_plane, open_plane, write_multiscale
 from unetpipe.specs import PredictSpec
 from unetpipe.symmetries import GROUPS
+from unetpipe.tissue import mask_block
+from unetpipe.units import agree
 
 __all__ = ["SCALE", "predict"]
 
@@ -41,7 +43,9 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
     Writes
     ------
     output : manifest
-        Beside it a store with the array ``0`` (K, Y, X), probability times 65535 as uint16.
+        Beside it a store with the array ``0`` (K, Y, X), probability times 65535 as uint16. With `spec.tissue_only`,
+        pixels outside the tissue mask are the first class with probability 1, whatever the cores; ``skipped_cores``
+        counts those without tissue, which are not computed.
     """
     source = read_manifest(image, stage="ingest")
     trained = [read_manifest(model, stage="train") for model in models]
@@ -62,27 +66,38 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
         shape = (nets[0].classes, *pixels.shape)
         result = create_plane(ledger.store / "0", shape=shape, dtype=np.uint16, shard_side=spec.core_px)
         names = {box: unit for unit, box in result.iter_shards()}
+        tissue = read_tissue(source) if spec.tissue_only else None
 
         def read(box: Box) -> NDArray[np.float32]:
             return normalise(pixels.read(box), limits)
 
         def write(core: Box, probabilities: NDArray[np.float32]) -> None:
             quantised = np.rint(probabilities * SCALE).astype(np.uint16)
+            if tissue is not None:
+                quantised[:, ~tissue(core)] = SCALE * np.eye(shape[0], 1, dtype=np.uint16)
             ledger.append(names[core], result.write_shard(core, quantised))
             log.info("%d of %d cores", len(ledger.units), len(names))
 
+        skipped = [box for box in names if tissue is not None and not tissue(box).any()]
+        for box in skipped:
+            if names[box] not in ledger:
+                write(box, np.zeros((shape[0], *box.shape), np.float32))
         todo = [box for box, unit in names.items() if unit not in ledger]
         predict_tiles(members, todo, read=read, write=write, device=device, symmetries=GROUPS[spec.symmetries])
-        pixel_size = source.facts["pixel_size_um"]
+        frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         name = output.name.removesuffix(".json")
-        write_multiscale(ledger.store, name=name, shapes=[shape], pixel_size_um=pixel_size, centred=True)
-        facts = {
-            "shape": list(pixels.shape),
-            "classes": shape[0],
-            "pixel_size_um": pixel_size,
-            "scale": SCALE,
-        }
-        ledger.publish(facts)
+        write_multiscale(ledger.store, name=name, shapes=[shape], centred=True, **frame)
+        facts = {"shape": list(pixels.shape), "classes": shape[0], "scale": SCALE, "skipped_cores": len(skipped)}
+        ledger.publish(facts | frame)
+
+
+def read_tissue(image: Manifest) -> Callable[[Box], NDArray[np.bool_]]:
+    """A function that gives the tissue mask over a box of the image."""
+    facts = image.facts["tissue"]
+    if facts is None:
+        raise ConfigError(f"{image.path}: expected a tissue mask, which predict.tissue_only needs; set ingest.tissue")
+    mask = open_plane(image.store / "tissue" / "0").read_whole() > 0
+    return lambda box: mask_block(mask, box, level=0, mask_level=facts["level"])
 
 
 def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
@@ -94,12 +109,7 @@ def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
                 f"{image.path}: expected {expected} channel(s) as model {model.sample} has, came {came}; "
                 "choose channels in the sample sheet"
             )
-        trained, found = model.facts["pixel_size_um"], image.facts["pixel_size_um"]
-        if trained and found and abs(found / trained - 1) > 0.02:
-            log.warning(
-                "%s has pixels of %.4g um, model %s was trained on %.4g um: objects look %.2f times as large to it",
-                image.sample, found, model.sample, trained, trained / found,
-            )  # fmt: skip
+        check_pixel_size(image, model)
         for what, first, other in (
             ("classes", models[0].facts["network"]["classes"], model.facts["network"]["classes"]),
             ("intensity", models[0].facts["intensity"], model.facts["intensity"]),
@@ -109,6 +119,22 @@ def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
                     f"{model.path}: expected {what} {first} as model {models[0].sample} has, came {other}; "
                     "an ensemble needs models that agree"
                 )
+
+
+def check_pixel_size(image: Manifest, model: Manifest) -> None:
+    """Hold the image's pixel size against that of the images that a model was trained on."""
+    trained, found = model.facts["pixel_size_um"], image.facts["nominal_um"]
+    if trained and found and not agree(found, trained):
+        raise ModelError(
+            f"{image.path}: expected pixels of {trained:.4g} um as model {model.sample} was trained on, came "
+            f"{found:.4g} um; set ingest.pixel_size_um: {trained:.4g}, to which images are resampled"
+        )
+    if trained and not found:
+        log.warning(
+            "%s: pixel size not known, model %s was trained on %.4g um; fill in the column pixel_size_um of the "
+            "sample sheet",
+            image.sample, model.sample, trained,
+        )  # fmt: skip
 
 
 def loaded(spec: NetworkSpec, model: Manifest, device: torch.device) -> nn.Module:

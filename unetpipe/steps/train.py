@@ -44,6 +44,7 @@ from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.training import Validate, fit
 from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
+from unetpipe.units import common_pixel_size
 
 __all__ = ["train"]
 
@@ -127,6 +128,9 @@ def train(
         patches = [m for m in manifests if m.stage == "augment"]
         side = seen_side(patches, spec)
         check_validation(manifests, spec)
+        sizes = {m.sample: m.facts["nominal_um"] for m in manifests if m.stage != "annotate"}
+        if common_pixel_size(sizes) and None in sizes.values():
+            log.warning("train: pixel size not known of every sample; taken for that of the others")
         devices = devices or choose_devices(gpus)
         check_share(spec, len(devices))
         share = max(1, threads // len(devices))
@@ -375,7 +379,7 @@ def publish(ledger: Ledger, patches: Sequence[Manifest], spec: TrainSpec, circum
     facts = {
         "network": json.loads(canonical_json(spec.network)),
         "intensity": patches[0].facts["intensity"],
-        "pixel_size_um": patches[0].facts["pixel_size_um"],
+        "pixel_size_um": common_pixel_size({m.sample: m.facts["nominal_um"] for m in patches}),
         "class_weights": class_weights(patches, spec),
         "parameters": sum(p.numel() for p in build_network(spec.network, seed=spec.seed).parameters()),
         "steps": step,
