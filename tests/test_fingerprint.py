@@ -1,12 +1,14 @@
 """The fingerprint changes with the code that a stage runs, and with nothing else."""
 
+import io
 import shutil
+import tokenize
 from pathlib import Path
 
 import pytest
 
 import unetpipe
-from unetpipe.fingerprint import fingerprint, import_closure
+from unetpipe.fingerprint import STRING_OR_COMMENT, fingerprint, import_closure
 
 ROOT = Path(unetpipe.__file__).parent
 WEIGH = "unetpipe.steps.weigh"
@@ -54,6 +56,17 @@ def test_comments_docstrings_and_blank_lines_do_not_count(edited) -> None:
     first = text.splitlines()[0]
     assert edited("weights.py", first, first.replace('"""', '"""Other words. ', 1)) == fingerprint(WEIGH)
     assert edited("weights.py", "\n\n\n", "\n\n\n\n# a remark\n\n") == fingerprint(WEIGH)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: path.stem)
+def test_comments_are_those_that_python_sees(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    assert STRING_OR_COMMENT.sub(lambda found: found["string"] or "", text).splitlines() == lines
 
 
 def test_the_family_counts_where_it_is_named() -> None:

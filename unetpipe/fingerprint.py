@@ -7,8 +7,7 @@ and the hash is the same on every Python version.
 import ast
 import functools
 import hashlib
-import io
-import tokenize
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,10 @@ __all__ = ["fingerprint", "import_closure"]
 
 PACKAGE = "unetpipe"
 ROOT = Path(__file__).resolve().parent
+# A string is as long as its first kind of quotation mark says; what looks like a comment inside is none.
+STRING_OR_COMMENT = re.compile(
+    r"""(?P<string>(?P<quotes>\"{3}|'{3})(?:\\.|.)*?(?P=quotes)|(?P<quote>["'])(?:\\.|[^\\\n])*?(?P=quote))|\#[^\n]*""", re.DOTALL
+)
 
 
 @functools.cache
@@ -67,6 +70,7 @@ def import_closure(*modules: str, root: Path = ROOT) -> tuple[str, ...]:
     return tuple(sorted(seen))
 
 
+@functools.cache
 def source_path(module: str, root: Path) -> Path | None:
     """File of a package module, or None where the name is no module."""
     place = root.joinpath(*module.split(".")[1:])
@@ -100,12 +104,8 @@ def iter_statements(tree: ast.Module) -> Iterator[ast.AST]:
 def source_digest(module: str, root: Path) -> str:
     """Hash of a module's text without comments, docstrings, blank lines and trailing blanks."""
     text, tree = parsed(module, root)
-    # Text positions, because token types and ast.dump differ between Python versions.
-    lines = text.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
+    # The text itself, because token types and ast.dump differ between Python versions.
+    lines = STRING_OR_COMMENT.sub(lambda found: found["string"] or "", text).splitlines()
     for node in iter_statements(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]

@@ -34,6 +34,8 @@ rule ingest:
     priority: 1
     conda:
         "../../environment.yml"
+    resources:
+        tmpdir=TMPDIR,
     params:
         spec=lambda wildcards: CONFIG.spec("ingest", wildcards.sample),
         code=fingerprint("unetpipe.steps.ingest"),
@@ -55,6 +57,8 @@ rule annotate:
     priority: 1
     conda:
         "../../environment.yml"
+    resources:
+        tmpdir=TMPDIR,
     params:
         spec=lambda wildcards: CONFIG.spec("annotate", wildcards.sample),
         code=fingerprint("unetpipe.steps.annotate"),

@@ -15,6 +15,7 @@ rule predict:
         "../../environment.yml"
     threads: 4
     resources:
+        tmpdir=TMPDIR,
         gpu=1,
     params:
         spec=CONFIG.spec("predict"),
@@ -35,6 +36,8 @@ rule segment:
         "results/benchmarks/segment/{model}/{sample}.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("segment"),
         code=fingerprint("unetpipe.steps.segment"),

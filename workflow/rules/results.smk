@@ -14,6 +14,8 @@ rule evaluate:
         "results/benchmarks/evaluate/{model}/{sample}.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("evaluate"),
         code=fingerprint("unetpipe.steps.evaluate"),

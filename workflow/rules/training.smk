@@ -12,6 +12,8 @@ rule weigh:
         "results/benchmarks/weigh/{sample}.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("weigh"),
         code=fingerprint("unetpipe.steps.weigh"),
@@ -33,6 +35,8 @@ rule augment:
         "results/benchmarks/augment/{sample}.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("augment"),
         code=fingerprint("unetpipe.steps.augment"),
