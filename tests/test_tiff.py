@@ -9,8 +9,10 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from imagefiles import UPRIGHT, Array, noise, page_tags, read, tiff_bytes, whole
+from imagefiles import UPRIGHT, Array, noise, page_tags, read, refused, tiff_bytes, whole
 from unetpipe.geometry import Box
 from unetpipe.sources import Source, open_source
 from unetpipe.tiff import TiffSource
@@ -137,6 +139,72 @@ def test_aperio_ycbcr_in_jpeg_2000_comes_as_rgb(tmp_path: Path) -> None:
     tags = page_tags(16, 16, len(data), t258=(3, (8, 8, 8)), t259=(3, 33003), t262=(3, 2), t277=(3, 3))
     (tmp_path / "a.svs").write_bytes(tiff_bytes(tags, data))
     assert np.unique(read(tmp_path / "a.svs").reshape(3, -1), axis=1).T.tolist() == [[240, 29, 100]]
+
+
+# Lossless codecs, with the types that they hold, and what makes them lossless.
+CODECS: dict[str | None, tuple[str, dict[str, Any]]] = {
+    None: ("u1 u2 u4 i2 f4 f8", {}),
+    "lzw": ("u1 u2 u4 i2 f4 f8", {}),
+    "zlib": ("u1 u2 u4 i2 f4 f8", {}),
+    "zstd": ("u1 u2 u4 i2 f4 f8", {}),
+    "packbits": ("u1 u2 u4 i2", {}),
+    "jpeg2000": ("u1 u2", {"reversible": True}),
+    "jpegxl": ("u1 u2", {"lossless": True}),
+    "webp": ("u1", {"lossless": True}),
+}
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[Array, dict[str, Any]]:
+    """An image, (samples, Y, X), and how it is laid out in a TIFF."""
+    codec = draw(st.sampled_from(list(CODECS)))
+    types, lossless = CODECS[codec]
+    dtype = np.dtype(draw(st.sampled_from(types.split())))
+    samples = 3 if codec == "webp" else draw(st.sampled_from([1, 3]))
+    options: dict[str, Any] = {"compression": codec, "compressionargs": dict(lossless), "bigtiff": draw(st.booleans())}
+    # tifffile hands big-endian values as they are to codecs that expect native ones.
+    options["byteorder"] = draw(st.sampled_from("<" if lossless else "<>"))
+    if draw(st.booleans()):
+        options["tile"] = tuple(draw(st.sampled_from([16, 48, 64])) for _ in "yx")
+    else:
+        options["rowsperstrip"] = draw(st.integers(1, 45))
+    if codec in ("lzw", "zlib", "zstd") and draw(st.booleans()):
+        options["predictor"] = 3 if dtype.kind == "f" else 2
+    if samples == 3:
+        options["photometric"] = "rgb"
+        options["planarconfig"] = "contig" if codec == "webp" else draw(st.sampled_from(["contig", "separate"]))
+    return noise(samples, 45, 70, dtype=dtype), options
+
+
+@given(layouts())
+@settings(max_examples=120)
+def test_pixels_do_not_know_how_they_are_stored(
+    tmp_path_factory: pytest.TempPathFactory, drawn: tuple[Array, dict[str, Any]]
+) -> None:
+    image, options = drawn
+    path = tmp_path_factory.getbasetemp() / "layout.tif"
+    stored = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+    tifffile.imwrite(path, image if options.get("planarconfig") == "separate" else stored, **options)
+    np.testing.assert_array_equal(read(path), image)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("codec", ["webp", "jpegxl", "jpeg", "jpeg2000"])
+def test_a_code_stream_of_another_size_is_refused(tmp_path: Path, codec: str, lossless: bool) -> None:
+    encode = {"webp": imagecodecs.webp_encode, "jpegxl": imagecodecs.jpegxl_encode}.get(codec)
+    tags = {"webp": 50001, "jpegxl": 50002, "jpeg": 7, "jpeg2000": 34712}
+    for side, fits in ((16, True), (160, False)):
+        image = noise(side, side, 3)
+        if encode is not None:
+            data = encode(image, lossless=lossless)
+        else:
+            data = imagecodecs.jpeg_encode(image) if codec == "jpeg" else imagecodecs.jpeg2k_encode(image)
+        page = page_tags(16, 16, len(data), t258=(3, (8,) * 3), t259=(3, tags[codec]), t262=(3, 2), t277=(3, 3))
+        (tmp_path / "a.tif").write_bytes(tiff_bytes(page, data))
+        if fits:
+            assert read(tmp_path / "a.tif").shape == (3, 16, 16)
+        else:
+            assert "declares 160 x 160 px" in refused(tmp_path / "a.tif")
 
 
 # --- laziness ----------------------------------------------------------------------------------------------------

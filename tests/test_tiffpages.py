@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from imagefiles import noise, page_tags, read, tiff_bytes
+from imagefiles import noise, page_tags, read, refused, tiff_bytes, whole
 from unetpipe.errors import SourceError
 from unetpipe.sources import open_source
 from unetpipe.tiffpages import tiff_pixel_size_um
@@ -88,6 +88,21 @@ def test_ome_xml_may_order_pages_freely(tmp_path: Path) -> None:
     tifffile.tiffcomment(path, text[:start] + parts + text[stop:])
     with pytest.raises(SourceError, match="several files"):
         open_source(path, plane=0)
+
+
+def test_an_ome_tiff_of_t_z_and_c_with_its_pyramid_in_subifds(tmp_path: Path) -> None:
+    path, image = tmp_path / "a.ome.tif", noise(2, 3, 2, 64, 48, dtype=np.uint16)
+    keys = {"photometric": "minisblack", "tile": (16, 16), "compression": "zlib"}
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        metadata = {"axes": "TZCYX", "Channel": {"Name": ["DAPI", "µ-opsin"]}, "PhysicalSizeX": 0.25}
+        writer.write(image, subifds=2, metadata=metadata, **keys)
+        for step in (2, 4):
+            writer.write(image[..., ::step, ::step], subfiletype=1, **keys)
+    for plane in range(6):
+        with open_source(path, plane=plane) as source:
+            np.testing.assert_array_equal(whole(source), image[plane // 3, plane % 3])
+            assert (source.channel_names, source.pixel_size_um) == (("DAPI", "µ-opsin"), 0.25)
+    assert "holds 6 planes: choose one with plane = 0 to 5 (2 t x 3 z, the last one fastest)" in refused(path)
 
 
 def test_the_largest_image_is_the_main_one(tmp_path: Path) -> None:

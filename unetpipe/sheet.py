@@ -100,7 +100,7 @@ def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> 
     try:
         ingest = IngestSpec(
             plane=index(cells["plane"], f"{where}: plane"),
-            channels=tuple(index(c, f"{where}: channels") or 0 for c in channels.split(",")) if channels else None,
+            channels=tuple(channel(c, f"{where}: channels") for c in channels.split(",")) if channels else None,
             pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else pixel_size_um,
         )
     except ConfigError as error:
@@ -123,6 +123,13 @@ def index(cell: str, where: str) -> int | None:
     if not re.fullmatch(r"\s*\d{1,9}\s*", cell):
         raise ConfigError(f"{where}: expected a whole number from 0 on, came {cell!r:.60}")
     return int(cell)
+
+
+def channel(cell: str, where: str) -> int | str:
+    """The number or the name of a channel."""
+    if not cell.strip():
+        raise ConfigError(f"{where}: expected numbers or names separated by commas, came an empty one")
+    return int(cell) if re.fullmatch(r"\s*\d{1,9}\s*", cell) else cell.strip()
 
 
 def decimal(cell: str, where: str) -> float:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.rasters import Palette, RasterSource, damage_reported, refusal
+from unetpipe.rasters import RasterSource
+from unetpipe.refusals import Palette, damage_reported, refusal
 from unetpipe.tiff import TiffSource
 
-__all__ = ["Source", "checked_image_block", "image_dtype", "open_source"]
+__all__ = ["Source", "channel_index", "checked_image_block", "image_dtype", "open_source"]
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _IMAGE_DTYPES = {
@@ -45,6 +46,8 @@ class Source(Protocol):
     """As stored, but uint8 (0 and 1) for bool and float32 for half floats."""
     pixel_size_um: float | None
     """Side of a pixel in um, where the file declares one that can be believed."""
+    channel_names: tuple[str, ...]
+    """One name per channel, or none at all where the file does not name them."""
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box.
@@ -118,9 +121,7 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
             f"is of an unknown format (it starts with {header[:4].hex(' ')}); "
             "expected TIFF (also OME-TIFF, SVS, NDPI), PNG or JPEG",
         )
-    if plane:
-        raise refusal(path, f"has no plane {plane}: a PNG or JPEG holds one, number 0")
-    return RasterSource(path, palette=palette)
+    return RasterSource(path, plane=plane, palette=palette)
 
 
 def _header(path: Path) -> bytes:
@@ -137,6 +138,34 @@ def _header(path: Path) -> bytes:
         raise refusal(path, "is empty (0 bytes)")
     with path.open("rb") as file:
         return file.read(8)
+
+
+def channel_index(source: Source, wanted: int | str) -> int:
+    """Number of a channel that is asked for by its number or name.
+
+    Parameters
+    ----------
+    source : Source
+        The open file.
+    wanted : int or str
+        Number from 0 on, or a name, spelt as in the file.
+
+    Raises
+    ------
+    SourceError
+        If there is no such channel, or if several have that name.
+    """
+    remedy = "correct the column channels of the sample sheet"
+    if isinstance(wanted, int):
+        if wanted < source.channels:
+            return wanted
+        raise refusal(source.path, f"expected channels 0 to {source.channels - 1}, came {wanted}; {remedy}")
+    if source.channel_names.count(wanted) == 1:
+        return source.channel_names.index(wanted)
+    if not source.channel_names:
+        raise refusal(source.path, f"does not name its channels, came {wanted!r}; give numbers from 0 on: {remedy}")
+    names = ", ".join(source.channel_names)
+    raise refusal(source.path, f"expected one of the channels {names:.120}, came {wanted!r:.40}; {remedy}")
 
 
 def image_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:

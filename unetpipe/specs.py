@@ -70,7 +70,9 @@ class IngestSpec(Checked):
     """Which pixels of a source become the sample's image."""
 
     plane: int | None = key(None, "z or t plane of a stack, counted from 0", at_least=0)
-    channels: tuple[int, ...] | None = key(None, "channels to keep, counted from 0; all if empty", at_least=0)
+    channels: tuple[int | str, ...] | None = key(
+        None, "channels to keep, by number from 0 on or by name; all if empty", at_least=0
+    )
     pixel_size_um: float | None = key(
         None, "pixel size, overrides the file's; empty: the file's, or unknown", unit="um", above=0
     )

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.errors import SourceError
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
-from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
+from unetpipe.sources import Source, channel_index, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
 
 __all__ = ["ingest"]
@@ -69,13 +68,9 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
 
 def kept_channels(source: Source, spec: IngestSpec) -> list[int]:
     """Indices of the channels to keep, held against the source's."""
-    channels = list(range(source.channels)) if spec.channels is None else list(spec.channels)
-    if max(channels) >= source.channels:
-        raise SourceError(
-            f"{source.path}: expected channels 0 to {source.channels - 1}, came {max(channels)}; "
-            "correct the column channels of the sample sheet"
-        )
-    return channels
+    if spec.channels is None:
+        return list(range(source.channels))
+    return [channel_index(source, wanted) for wanted in spec.channels]
 
 
 def copy_pixels(source: Source, channels: list[int], plane: Plane, ledger: Ledger) -> None:
