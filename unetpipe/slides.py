@@ -34,6 +34,17 @@ __all__ = [
 AXES = {"c": {"name": "c", "type": "channel"}, "y": {"name": "y", "type": "space"}, "x": {"name": "x", "type": "space"}}
 CHUNK = 256
 SHARD = 1024
+CHANNEL_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
+# Of Okabe and Ito, told apart by nearly everyone.
+CLASS_COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +243,29 @@ def nearest(block: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(block[..., ::2, ::2])
 
 
+def _label_colours(count: int) -> dict[str, Any]:
+    """The part `image-label` of a label image with this many classes; nothing for instances."""
+    if not count:
+        return {}
+    rgba = {0: (0, 0, 0, 0)} | {v: (*CLASS_COLOURS[(v - 1) % len(CLASS_COLOURS)], 255) for v in range(1, count)}
+    rgba[255] = (128, 128, 128, 255)
+    return {"colors": [{"label-value": value, "rgba": list(colour)} for value, colour in rgba.items()]}
+
+
+def _channels(
+    windows: Sequence[tuple[float, float]], names: Sequence[str], full: tuple[float, float] | None
+) -> list[dict[str, Any]]:
+    """The channels of the part `omero`: colour, range and name of each."""
+    colours = CHANNEL_COLOURS if len(windows) > 1 else ("FFFFFF",)
+    described: list[dict[str, Any]] = []
+    for i, (low, high) in enumerate(windows):
+        least, most = full or (low, high)
+        window = {"min": least, "max": most, "start": low, "end": high}
+        label = {"label": names[i]} if names else {}
+        described.append({"active": True, "color": colours[i % len(colours)], "window": window, **label})
+    return described
+
+
 def write_multiscale(
     group: Path,
     *,
@@ -239,8 +273,10 @@ def write_multiscale(
     shapes: Sequence[tuple[int, ...]],
     pixel_size_um: float | None,
     centred: bool,
-    label: bool = False,
-    windows: list[tuple[float, float]] | None = None,
+    coloured: int | None = None,
+    windows: Sequence[tuple[float, float]] | None = None,
+    names: Sequence[str] = (),
+    full: tuple[float, float] | None = None,
 ) -> None:
     """Write the OME-Zarr 0.5 metadata of a pyramid whose arrays are named 0, 1, 2 ...
 
@@ -256,10 +292,15 @@ def write_multiscale(
         Pixel size of level 0; the unit is left out where it is not known.
     centred : bool
         Whether a coarse pixel stands for the centre of its 2 x 2 px (mean) or for the first of them (nearest).
-    label : bool
-        Whether this is a label image.
-    windows : list of (float, float), optional
+    coloured : int, optional
+        Whether this is a label image: how many of its values, from 0 on, are classes with a colour each (0 is clear,
+        255 is grey); 0 for instances, which viewers colour at random.
+    windows : sequence of (float, float), optional
         Display range of each channel.
+    names : sequence of str, optional
+        Name of each channel, where they have some.
+    full : (float, float), optional
+        Range of the data type; without it, the display range is all there is to choose from.
 
     References
     ----------
@@ -280,18 +321,10 @@ def write_multiscale(
         "version": "0.5",
         "multiscales": [{"name": name, "axes": axes, "datasets": datasets, "type": kind, "metadata": {"step": 2}}],
     }
-    if label:
-        ome["image-label"] = {}
+    if coloured is not None:
+        ome["image-label"] = _label_colours(coloured)
     if windows is not None:
-        colours = (
-            ["FFFFFF"] if len(windows) == 1 else ["FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00"]
-        )
-        ome["omero"] = {
-            "channels": [
-                {"color": colours[i % len(colours)], "window": {"min": lo, "max": hi, "start": lo, "end": hi}}
-                for i, (lo, hi) in enumerate(windows)
-            ]
-        }
+        ome["omero"] = {"channels": _channels(windows, names, full)}
     group.mkdir(parents=True, exist_ok=True)
     document = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     (group / "zarr.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")

@@ -1,9 +1,10 @@
-"""Source images as they come, behind one lazy reader: TIFF, OME-TIFF, SVS, NDPI, PNG and JPEG.
+"""Source images as they come, behind one lazy reader: TIFF, OME-TIFF, SVS, NDPI, PNG, JPEG, OME-Zarr and others.
 
 `open_source` looks at the first bytes, not at the file's name, and reads headers only; `Source.read` decodes
 what meets a box. Whatever is wrong with a file ends in one `SourceError` of one line.
 """
 
+import errno
 import stat
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -11,7 +12,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.arrays import ArraySource
 from unetpipe.geometry import Box
+from unetpipe.ngff import is_zarr
 from unetpipe.rasters import RasterSource
 from unetpipe.refusals import Palette, damage_reported, refusal
 from unetpipe.tiff import TiffSource
@@ -86,7 +89,8 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     Parameters
     ----------
     path : Path
-        A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG or JPEG, told by its first bytes.
+        A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG, JPEG or NumPy file, told by its first bytes,
+        or the folder of an OME-Zarr image or a Zarr array.
     plane : int, optional
         Which z or time plane, counted from 0 in the order of the file; needed where there are several.
     palette : {"colours", "indices"}
@@ -112,14 +116,16 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     lacks a strip or tile is refused: a sparse file cannot be told from one whose writer was stopped.
     """
     with damage_reported(path):
-        header = _header(path)
+        header = b"" if path.is_dir() and is_zarr(path) else _header(path)
+    if not header or header.startswith(b"\x93NUMPY"):
+        return ArraySource(path, plane=plane)
     if header.startswith(_TIFF_MAGIC):
         return TiffSource(path, plane=plane, palette=palette)
     if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         raise refusal(
             path,
             f"is of an unknown format (it starts with {header[:4].hex(' ')}); "
-            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG or JPEG",
+            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG, JPEG, OME-Zarr or NPY",
         )
     return RasterSource(path, plane=plane, palette=palette)
 
@@ -130,8 +136,12 @@ def _header(path: Path) -> bytes:
         status = path.stat()
     except FileNotFoundError as error:
         raise refusal(path, "no such file; check the path") from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise refusal(path, "is a symbolic link that leads to itself; check the path") from error
     if stat.S_ISDIR(status.st_mode):
-        raise refusal(path, "is a directory; expected an image file")
+        raise refusal(path, "is a directory; expected an image file, or the folder of a Zarr image")
     if not stat.S_ISREG(status.st_mode):
         raise refusal(path, "is a device or pipe; expected an image file")
     if not status.st_size:

@@ -12,6 +12,7 @@ from unetpipe.geometry import Box
 from unetpipe.labels import carve, class_counts, compact, instances_of_classes, instances_of_mask
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
 from unetpipe.slides import create_plane, level_shapes, nearest, write_multiscale
+from unetpipe.sourcefiles import check_unchanged, source_stamp
 from unetpipe.sources import open_source
 from unetpipe.specs import AnnotateSpec, canonical_json
 
@@ -38,17 +39,19 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
     # New pixels in a frame of the same size leave the truth as it is: only the frame enters the key.
     seen = {name: source.facts[name] for name in ("shape", "pixel_size_um")}
     frame = dataclasses.replace(source, content=canonical_json(seen))
+    stamp = source_stamp(annotation)
     with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[frame], sources=[annotation]) as ledger:
         if ledger.complete:
             return
         values = read_annotation(annotation, spec, tuple(source.facts["shape"]))
+        check_unchanged(annotation, stamp)
         instances, classes = truth_of(values, spec, annotation)
         counts = class_counts(classes, spec.n_classes)
         if not counts.any():
             raise AnnotationError(f"{annotation}: every pixel is ignored ({spec.ignore_value}); nothing to learn from")
         pixel_size = source.facts["pixel_size_um"]
-        write_labels(ledger, "instances", instances, pixel_size)
-        write_labels(ledger, "classes", classes, pixel_size)
+        write_labels(ledger, "instances", instances, pixel_size, coloured=0)
+        write_labels(ledger, "classes", classes, pixel_size, coloured=spec.n_classes)
         facts = {
             "shape": list(classes.shape),
             "pixel_size_um": pixel_size,
@@ -100,7 +103,7 @@ def truth_of(values: NDArray[Any], spec: AnnotateSpec, path: Path) -> tuple[NDAr
     return instances, classes
 
 
-def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um: float | None) -> None:
+def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um: float | None, coloured: int) -> None:
     """Write (Y, X) labels as a pyramid; coarse levels take the first of 2 x 2 px."""
     shapes = level_shapes((labels.shape[0], labels.shape[1]))
     for level, shape in enumerate(shapes):
@@ -110,4 +113,6 @@ def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um:
                 ledger.append(f"{name}/{unit}", plane.write_shard(box, np.ascontiguousarray(labels[box.slices])))
         labels = nearest(labels)
     group = ledger.store / name
-    write_multiscale(group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, label=True)
+    write_multiscale(
+        group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, coloured=coloured
+    )

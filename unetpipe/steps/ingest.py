@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
+from unetpipe.sourcefiles import check_unchanged, source_stamp
 from unetpipe.sources import Source, channel_index, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
 
@@ -24,8 +25,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
 
     Reads
     -----
-    image : image file
-        TIFF, PNG or JPEG; 8 or 16 bit or float; grey, RGB or RGBA.
+    image : image file or folder
+        Any that `open_source` takes; 8 or 16 bit or float; grey, RGB or RGBA.
 
     Writes
     ------
@@ -33,7 +34,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
         Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X).
     """
     with open_source(image, plane=spec.plane) as source:
-        channels = kept_channels(source, spec)
+        channels, stamp = kept_channels(source, spec), source_stamp(image)
         with open_ledger(output, stage="ingest", spec=spec, code=code, sources=[image]) as ledger:
             if ledger.complete:
                 return
@@ -47,6 +48,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                         ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))
             pixel_size = spec.pixel_size_um or source.pixel_size_um
             windows = intensity_windows(levels)
+            names = [source.channel_names[i] for i in channels] if source.channel_names else []
             write_multiscale(
                 ledger.store,
                 name=output.name.removesuffix(".json"),
@@ -54,6 +56,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 pixel_size_um=pixel_size,
                 centred=True,
                 windows=windows,
+                names=names,
+                full=(0, np.iinfo(dtype).max) if dtype.kind == "u" else None,
             )
             facts = {
                 "shape": list(source.shape),
@@ -62,7 +66,9 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 "levels": len(levels),
                 "pixel_size_um": pixel_size,
                 "percentiles": windows,
+                "channel_names": names,
             }
+            check_unchanged(image, stamp)
             ledger.publish(facts)
 
 
