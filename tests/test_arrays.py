@@ -228,6 +228,14 @@ def test_npy_files_that_are_no_image(tmp_path: Path) -> None:
         assert said in refused(path)
     path.write_bytes(sound[:-1])
     assert "truncated" in refused(path)
+    for spoilt in (
+        sound.replace(b"}", b"{"),
+        sound.replace(b"(8", b"[8"),
+        sound[:8] + b"\xff\xff" + sound[10:],
+        sound[:9],
+    ):
+        path.write_bytes(spoilt)
+        assert "is damaged" in refused(path)
     path.write_bytes(sound.replace(b"(8, 9)", b"(8, 9**9)"))
     assert "is damaged" in refused(path)
     np.save(path, np.array([[Canary(tmp_path)]], object), allow_pickle=True)

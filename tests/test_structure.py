@@ -29,11 +29,17 @@ FOREIGN: dict[int, set[str]] = {
     0: set(),
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
-    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch"},
+    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide"},
     4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }
-ONLY_IN = {"dask": {"inference"}, "pydantic": {"parsing"}, "safetensors": {"checkpoints"}, "typer": {"cli"}}
+ONLY_IN = {
+    "dask": {"inference"},
+    "openslide": {"openslides"},
+    "pydantic": {"parsing"},
+    "safetensors": {"checkpoints"},
+    "typer": {"cli"},
+}
 # Longer than 400 lines, and why.
 LONG: dict[str, str] = {}
 

@@ -1,5 +1,6 @@
 """Zarr folders (OME-Zarr 0.4 and 0.5, plain arrays) and NumPy files as sources."""
 
+import ast
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -8,7 +9,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import zarr
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
@@ -27,6 +27,7 @@ __all__ = ["ArraySource", "likely_axes"]
 
 _KINDS = ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
 _MOST_CHANNELS = 4
+_NPY_HEADER_LIMIT = 10_000
 
 
 def likely_axes(shape: Sequence[int]) -> tuple[str, ...]:
@@ -56,17 +57,31 @@ def likely_axes(shape: Sequence[int]) -> tuple[str, ...]:
     return ("i",) * (len(shape) - len(inner)) + inner
 
 
+def _npy_header(file: BinaryIO) -> dict[str, Any]:
+    """The dictionary at the start of a .npy file, as numpy.lib.format describes it."""
+    start = file.read(12)
+    width = 2 if start[6:7] == b"\1" else 4
+    length = int.from_bytes(start[8 : 8 + width], "little")
+    if length > _NPY_HEADER_LIMIT:
+        raise ValueError(f"its header declares {length} bytes")
+    file.seek(8 + width)
+    header = ast.literal_eval(file.read(length).decode("utf-8" if start[6:7] == b"\3" else "latin-1"))
+    if not isinstance(header["shape"], tuple) or not all(isinstance(n, int) for n in header["shape"]):
+        raise ValueError(f"it declares the shape {header['shape']!r:.40}")
+    return dict(header)
+
+
 class _NpyArray:
     """A .npy file read run by run; it is not mapped, since a mapped file that shrinks kills the process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as file:
-            version = npy.read_magic(file)
-            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, columns_first, self.dtype = header(file)
+            header = _npy_header(file)
             self.offset = file.tell()
-        self.shape, self.axes = tuple(shape), likely_axes(shape)
+        columns_first, self.dtype = header["fortran_order"], np.dtype(header["descr"])
+        shape = self.shape = tuple(header["shape"])
+        self.axes = likely_axes(shape)
         self.order = -1 if columns_first else 1
         self.stored: tuple[int, ...] = self.shape[:: self.order]
         axes = self.axes[:: self.order]

@@ -47,6 +47,7 @@ _DAMAGE = (
     OSError,
     ParseError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
     struct.error,

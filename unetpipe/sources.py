@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unetpipe.arrays import ArraySource
 from unetpipe.geometry import Box
 from unetpipe.ngff import is_zarr
+from unetpipe.openslides import SLIDE_SUFFIXES, OpenSlideSource
 from unetpipe.rasters import RasterSource
 from unetpipe.refusals import Palette, damage_reported, refusal
 from unetpipe.tiff import TiffSource
@@ -90,7 +91,7 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     ----------
     path : Path
         A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG, JPEG or NumPy file, told by its first bytes,
-        or the folder of an OME-Zarr image or a Zarr array.
+        the folder of an OME-Zarr image or a Zarr array, or, with OpenSlide installed, a slide of `SLIDE_SUFFIXES`.
     plane : int, optional
         Which z or time plane, counted from 0 in the order of the file; needed where there are several.
     palette : {"colours", "indices"}
@@ -119,6 +120,8 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
         header = b"" if path.is_dir() and is_zarr(path) else _header(path)
     if not header or header.startswith(b"\x93NUMPY"):
         return ArraySource(path, plane=plane)
+    if path.suffix.lower() in SLIDE_SUFFIXES:
+        return OpenSlideSource(path, plane=plane)
     if header.startswith(_TIFF_MAGIC):
         return TiffSource(path, plane=plane, palette=palette)
     if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
