@@ -171,7 +171,7 @@ def sound_files(folder: Path) -> list[bytes]:
     tifffile.imwrite(folder / "a.tif", noise(2, 20, 30), imagej=True)
     np.save(folder / "a.npy", image)
     made += [(folder / "a.tif").read_bytes(), (folder / "a.npy").read_bytes()]
-    return [*made, imagecodecs.png_encode(image), imagecodecs.jpeg_encode(image)]
+    return [*made, imagecodecs.png_encode(image), imagecodecs.jpeg_encode(image), imagecodecs.bmp_encode(image)]
 
 
 def spoilt(data: bytes, rng: np.random.Generator) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
-"""PNG and JPEG against the pixels that were written."""
+"""PNG, JPEG and BMP against the pixels that were written."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from imagefiles import noise, png_bytes, read
+from imagefiles import noise, png_bytes, read, refused
 from unetpipe.errors import SourceError
 from unetpipe.sources import open_source
 
@@ -56,3 +57,67 @@ def test_jpeg(tmp_path: Path, shape: tuple[int, ...]) -> None:
         (tmp_path / "b.jpg").write_bytes(data[:stop])
         with pytest.raises(SourceError, match=r"b\.jpg: is"):
             read(tmp_path / "b.jpg")
+
+
+# --- BMP ---------------------------------------------------------------------------------------------------------
+
+
+def bmp_bytes(width: int, height: int, bits: int, rows: list[bytes], palette: bytes = b"", core: bool = False) -> bytes:
+    """A BMP of rows in the order of the file, filled up to four bytes."""
+    if core:
+        head = struct.pack("<IHHHH", 12, width, height, 1, bits)
+    else:
+        head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, 0, 2835, 2835, 0, 0)
+    pixels = b"".join(row + bytes(-len(row) % 4) for row in rows)
+    start = 14 + len(head) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + palette + pixels
+
+
+@pytest.mark.parametrize("core", [False, True])
+@pytest.mark.parametrize(
+    ("bits", "row", "indices"),
+    [(1, b"\xa0", [1, 0, 1]), (4, b"\x12\x30", [1, 2, 3]), (8, b"\x07\x00\xff", [7, 0, 255])],
+)
+def test_bmp_of_a_palette(tmp_path: Path, bits: int, row: bytes, indices: list[int], core: bool) -> None:
+    table = noise(2**bits, 3)
+    width = 3 if core else 4
+    blue_first = np.zeros((2**bits, width), np.uint8)
+    blue_first[:, 2::-1] = table
+    (tmp_path / "a.bmp").write_bytes(bmp_bytes(3, 1, bits, [row], blue_first.tobytes(), core))
+    np.testing.assert_array_equal(read(tmp_path / "a.bmp")[:, 0], table[indices].T)
+    assert read(tmp_path / "a.bmp", palette="indices").tolist() == [[indices]]
+    blue_first[:, :3] = table[:, :1]
+    (tmp_path / "g.bmp").write_bytes(bmp_bytes(3, 1, bits, [row], blue_first.tobytes(), core))
+    np.testing.assert_array_equal(read(tmp_path / "g.bmp")[:, 0], table[indices, 0][None])
+
+
+@pytest.mark.parametrize("bits", [24, 32])
+@pytest.mark.parametrize("upwards", [True, False])
+def test_bmp_of_colours(tmp_path: Path, bits: int, upwards: bool) -> None:
+    image = noise(7, 5, 3)
+    stored = np.full((7, 5, bits // 8), 99, np.uint8)
+    stored[..., 2::-1] = image
+    rows = [row.tobytes() for row in (stored[::-1] if upwards else stored)]
+    data = bmp_bytes(5, 7 if upwards else -7, bits, rows)
+    (tmp_path / "a.bmp").write_bytes(data)
+    np.testing.assert_array_equal(read(tmp_path / "a.bmp"), np.moveaxis(image, -1, 0))
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        (28, struct.pack("<H", 16), "16 bits"),
+        (30, struct.pack("<I", 1), "compression 1"),
+        (18, struct.pack("<i", 10**6), "truncated"),
+        (22, struct.pack("<i", 0), "0 x 5 px"),
+        (18, struct.pack("<i", -5), "px"),
+        (10, struct.pack("<I", 2**31), "truncated"),
+    ],
+)
+def test_bmp_that_is_no_image(tmp_path: Path, at: int, value: bytes, said: str) -> None:
+    data = bmp_bytes(5, 2, 24, [bytes(15)] * 2)
+    (tmp_path / "a.bmp").write_bytes(data[:at] + value + data[at + len(value) :])
+    assert said in refused(tmp_path / "a.bmp")
+    for stop in (10, 30, 53, len(data) - 1):
+        (tmp_path / "a.bmp").write_bytes(data[:stop])
+        assert "is damaged" in refused(tmp_path / "a.bmp")

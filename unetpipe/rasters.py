@@ -1,4 +1,4 @@
-"""PNG and JPEG files as sources: images that are decoded whole."""
+"""PNG, JPEG and BMP files as sources: images that are decoded whole."""
 
 import struct
 import zlib
@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.bitmaps import bmp_header, bmp_image
 from unetpipe.codestreams import jpeg_frame
 from unetpipe.geometry import Box
 from unetpipe.refusals import (
@@ -110,7 +111,7 @@ def _png_image(data: bytes) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
 
 
 class RasterSource:
-    """A PNG or JPEG as a source; the whole image is decoded at the first read.
+    """A PNG, JPEG or BMP as a source; the whole image is decoded at the first read.
 
     Parameters
     ----------
@@ -119,7 +120,8 @@ class RasterSource:
     plane : int, optional
         0, for there is one only.
     palette : {"colours", "indices"}
-        Whether the pixels of a palette PNG are their colours (3 channels) or their indices (1 channel).
+        Whether the pixels of a palette image are their colours (3 channels; 1 for a BMP of greys) or their indices
+        (1 channel).
         With "indices", grey PNGs of 1, 2 or 4 bits keep their stored values too; else they fill 0 to 255.
 
     Raises
@@ -146,9 +148,9 @@ class RasterSource:
             if path.stat().st_size > DECODE_LIMIT:
                 raise refusal(path, f"has more than {DECODE_LIMIT} bytes; convert it to a tiled TIFF")
             self._data = path.read_bytes()
-            self._png = self._data.startswith(b"\x89PNG")
             self._indices = palette == "indices"
-            nbytes = self._declare_png() if self._png else self._declare_jpeg()
+            declare = {b"\x89P": self._declare_png, b"BM": self._declare_bmp}
+            nbytes = declare.get(self._data[:2], self._declare_jpeg)()
         if min(self.shape) < 1:
             raise refusal(path, f"declares an image of {self.shape[0]} x {self.shape[1]} px")
         if nbytes > DECODE_LIMIT:
@@ -165,6 +167,15 @@ class RasterSource:
         scaled = header.bits < 8 and (header.colour == 3 or self._indices)
         self._scale = 255 // (2**header.bits - 1) if scaled else 1
         return header.nbytes
+
+    def _declare_bmp(self) -> int:
+        """Facts from the header of a BMP; bytes of the decoded image."""
+        self._bmp = bmp_header(self._data)
+        self.shape, self.dtype = (self._bmp.height, self._bmp.width), np.dtype(np.uint8)
+        palette = self._bmp.palette
+        grey = self._indices or (palette is not None and bool((palette == palette[:, :1]).all()))
+        self.channels = 1 if palette is not None and grey else 3
+        return self._bmp.stride * self._bmp.height
 
     def _declare_jpeg(self) -> int:
         """Facts from the frame header of a JPEG; bytes of the decoded image."""
@@ -185,14 +196,17 @@ class RasterSource:
 
     def _decode(self) -> NDArray[Any]:
         """The whole image, (Y, X, samples), palette indices as one sample."""
-        if self._png:
+        colours: NDArray[np.uint8] | None = None
+        if self._data.startswith(b"\x89P"):
             image, colours = _png_image(self._data)
-            self._colours = None if self._indices else colours
+        elif self._data.startswith(b"BM"):
+            image, colours = bmp_image(self._data, self._bmp), self._bmp.palette
         else:
             image = np.asarray(imagecodecs.jpeg8_decode(self._data))
         if image.shape[:2] != self.shape or image.dtype != self.dtype:
             raise ValueError(f"decodes to {image.shape} {image.dtype}, declared {self.shape} {self.dtype}")
         image = image.reshape(*self.shape, -1)
+        self._colours = None if self._indices or colours is None else colours[:, : self.channels]
         if image.shape[2] < self.channels and self._colours is None:
             raise ValueError(f"decodes to {image.shape[2]} channels, declared {self.channels}")
         return image if self._scale == 1 else image // self._scale

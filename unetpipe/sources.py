@@ -1,4 +1,4 @@
-"""Source images as they come, behind one lazy reader: TIFF, OME-TIFF, SVS, NDPI, PNG, JPEG, OME-Zarr and others.
+"""Source images as they come, behind one lazy reader: TIFF, OME-TIFF, SVS, NDPI, PNG, JPEG, BMP, OME-Zarr.
 
 `open_source` looks at the first bytes, not at the file's name, and reads headers only; `Source.read` decodes
 what meets a box. Whatever is wrong with a file ends in one `SourceError` of one line.
@@ -90,8 +90,8 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     Parameters
     ----------
     path : Path
-        A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG, JPEG or NumPy file, told by its first bytes,
-        the folder of an OME-Zarr image or a Zarr array, or, with OpenSlide installed, a slide of `SLIDE_SUFFIXES`.
+        A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG, JPEG, BMP or NumPy file, told by its first
+        bytes; the folder of an OME-Zarr image or a Zarr array; with OpenSlide installed, a slide of `SLIDE_SUFFIXES`.
     plane : int, optional
         Which z or time plane, counted from 0 in the order of the file; needed where there are several.
     palette : {"colours", "indices"}
@@ -124,11 +124,11 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
         return OpenSlideSource(path, plane=plane)
     if header.startswith(_TIFF_MAGIC):
         return TiffSource(path, plane=plane, palette=palette)
-    if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+    if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")):
         raise refusal(
             path,
             f"is of an unknown format (it starts with {header[:4].hex(' ')}); "
-            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG, JPEG, OME-Zarr or NPY",
+            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG, JPEG, BMP, OME-Zarr or NPY",
         )
     return RasterSource(path, plane=plane, palette=palette)
 
