@@ -161,7 +161,7 @@ class ArraySource:
                 self._array, names = _NpyArray(path), ()
                 axes, self.pixel_size_um = self._array.axes, None
             self._describe(axes, plane)
-        self.channel_names = names if len(names) == self.channels else ()
+        self.channel_names = names if any(names) and len(names) == self.channels else ()
 
     def _describe(self, axes: tuple[str, ...], plane: int | None) -> None:
         """Facts from shape and axes, held against what is read."""

@@ -120,7 +120,7 @@ class TiffSource:
                 planes = page_planes(description, group, pages=len(entries), samples=samples, values=values)
                 self._describe(planes.channels[chosen_plane(path, planes.axes, plane)], palette)
                 names = ome_channel_names(description)
-                self.channel_names = names if len(names) == self.channels else ()
+                self.channel_names = names if any(names) and len(names) == self.channels else ()
                 self.pixel_size_um = _pixel_size_um(first, description)
                 opened.pop_all()
 
