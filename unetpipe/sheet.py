@@ -107,8 +107,8 @@ def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> 
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return Sample(
         name=cells["sample"],
-        image=expanded(cells["image"]),
-        annotation=expanded(cells["annotation"]) if cells["split"] != "predict" else "",
+        image=usable_path(cells["image"], f"{where}: image"),
+        annotation=usable_path(cells["annotation"], f"{where}: annotation") if cells["split"] != "predict" else "",
         split=cells["split"],
         fold=index(cells["fold"], f"{where}: fold"),
         ingest=ingest,
@@ -138,6 +138,14 @@ def decimal(cell: str, where: str) -> float:
         return float(cell)
     except ValueError:
         raise ConfigError(f"{where}: expected a number with a decimal point, came {cell!r:.60}") from None
+
+
+def usable_path(cell: str, where: str) -> str:
+    """An expanded path; without braces, in which Snakemake would look for a wildcard."""
+    path = expanded(cell)
+    if re.search(r"\{\s*\w", path):
+        raise ConfigError(f"{where}: expected a path without braces, came {path!r:.120}; rename it or link to it")
+    return path
 
 
 def expanded(path: str) -> str:
