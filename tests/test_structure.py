@@ -20,7 +20,9 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
-    **dict.fromkeys(["arrays", "ngff", "refusals", "sourcefiles", "tiffsegments", "openslides", "bitmaps"], 3),
+    **dict.fromkeys(
+        ["arrays", "ngff", "refusals", "sourcefiles", "tiffsegments", "openslides", "bitmaps", "oldzarr"], 3
+    ),
     "manifests": 3,
     **dict.fromkeys(["steps", "config", "models", "sheet", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
