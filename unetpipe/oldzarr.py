@@ -12,6 +12,8 @@ from unetpipe.slides import Plane, open_plane
 
 __all__ = ["old_metadata", "write_old_pyramid"]
 
+_ZLIB: dict[str, Any] = {"id": "zlib", "level": 1}
+
 
 def old_metadata(ome: dict[str, Any]) -> dict[str, Any]:
     """The attributes of an OME-Zarr 0.4 group.
@@ -78,7 +80,7 @@ def _copy_level(source: Plane, folder: Path) -> None:
         shape=source.array.shape,
         dtype=source.dtype,
         chunks=source.array.chunks,
-        compressors={"id": "zlib", "level": 1},
+        compressors=_ZLIB,
         zarr_format=2,
         fill_value=0,
         chunk_key_encoding={"name": "v2", "separator": "/"},
