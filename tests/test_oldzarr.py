@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +27,9 @@ def pyramid(group: Path, coloured: int | None) -> list[np.ndarray]:
         for _, box in plane.iter_shards():
             plane.write_shard(box, np.ascontiguousarray(pixels[(..., *box.slices)]))
     image = {} if coloured is not None else {"windows": [(1, 9), (2, 8)], "names": ["DAPI", "GFP"], "full": (0, 65535)}
+    label: dict[str, Any] = {} if coloured is None else {"label": True, "classes": coloured}
     shapes = [pixels.shape for pixels in levels]
-    write_multiscale(
-        group, name="a", shapes=shapes, pixel_size_um=0.5, centred=coloured is None, coloured=coloured, **image
-    )
+    write_multiscale(group, name="a", shapes=shapes, pixel_size_um=0.5, centred=coloured is None, **label, **image)
     return levels
 
 

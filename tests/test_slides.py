@@ -123,7 +123,8 @@ def test_metadata_is_valid_ome_zarr(tmp_path: Path, data_folder: Path, pixel_siz
         shapes=list(shapes),
         pixel_size_um=pixel_size,
         centred=True,
-        coloured=3 if label else None,
+        label=label,
+        classes=3,
         windows=windows,
         names=["a", "", "µ"],
         full=(0, 255),
@@ -152,7 +153,8 @@ def test_metadata_is_valid_by_a_second_opinion(tmp_path: Path, coloured: int | N
         shapes=shapes,
         pixel_size_um=0.5,
         centred=False,
-        coloured=coloured,
+        label=coloured is not None,
+        classes=coloured or 0,
         windows=windows,
         names=names,
     )
@@ -175,7 +177,7 @@ def test_what_viewers_are_told(tmp_path: Path) -> None:
         {"active": True, "color": "FF0000", "label": "DAPI", "window": {"min": 0, "max": 255, "start": 3, "end": 200}},
         {"active": True, "color": "00FF00", "label": "GFP", "window": {"min": 0, "max": 255, "start": 0, "end": 9}},
     ]
-    write_multiscale(tmp_path, name="a", shapes=[(8, 8)], pixel_size_um=0.5, centred=False, coloured=9)
+    write_multiscale(tmp_path, name="a", shapes=[(8, 8)], pixel_size_um=0.5, centred=False, label=True, classes=9)
     colours = json.loads((tmp_path / "zarr.json").read_text())["attributes"]["ome"]["image-label"]["colors"]
     assert [colour["label-value"] for colour in colours] == [*range(9), 255]
     assert len({tuple(colour["rgba"]) for colour in colours[:8]}) == 8

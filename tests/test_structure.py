@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
     **dict.fromkeys(
-        ["arrays", "ngff", "refusals", "sourcefiles", "tiffsegments", "openslides", "bitmaps", "oldzarr"], 3
+        ["arrays", "ngff", "refusals", "sourcefiles", "tiffsegments", "openslides", "bitmaps", "oldzarr", "views"], 3
     ),
     "manifests": 3,
     **dict.fromkeys(["steps", "config", "models", "sheet", "documents", "parsing", "reference", "progress"], 4),

@@ -144,6 +144,17 @@ class ArraySource:
         If it is damaged, hostile, truncated or without pixels, holds what is not read, or has several planes and none
         is named.
 
+    Attributes
+    ----------
+    folder : Path or None
+        The array's folder; None for a .npy file.
+    axes : tuple of str
+        Names of its axes.
+    fixed : dict of int to int
+        Position on each axis but channel, y and x.
+    stored_dtype : numpy.dtype
+        Type of the stored values, byte order included.
+
     Notes
     -----
     Chunks that are not stored have the array's fill value, as the format has it: writers leave out what is empty.
@@ -152,8 +163,10 @@ class ArraySource:
     def __init__(self, path: Path, *, plane: int | None) -> None:
         self.path = path
         with damage_reported(path):
+            self.folder: Path | None = None
             if path.is_dir():
                 found = stored_array(path)
+                self.folder = found.folder
                 self._array: Any = _open_zarr(path, found)
                 axes = found.axes or likely_axes(self._array.shape)
                 self.pixel_size_um, names = found.pixel_size_um, found.channel_names
@@ -178,7 +191,8 @@ class ArraySource:
         number = chosen_plane(self.path, [("images" if name == "i" else name, n) for name, n in counted], plane)
         at = np.unravel_index(number, [n for _, n in counted]) if counted else ()
         planar = [k for k, name in enumerate(axes) if name not in ("c", "y", "x")]
-        self._axes, self._fixed = axes, {k: int(i) for k, i in zip(planar, at, strict=True)}
+        self.axes, self.fixed = axes, {k: int(i) for k, i in zip(planar, at, strict=True)}
+        self.stored_dtype = dtype
         self.shape = (sizes[axes.index("y")], sizes[axes.index("x")])
         self.channels = sizes[axes.index("c")] if "c" in axes else 1
         kept: dict[str, Any] = {"b1": np.uint8, "f2": np.float32}
@@ -193,8 +207,8 @@ class ArraySource:
         if not out.size:
             return out
         ranges = {"y": box.slices[0], "x": box.slices[1], "c": slice(0, self.channels)}
-        index = tuple(self._fixed.get(k, ranges.get(name)) for k, name in enumerate(self._axes))
-        free = [name for name in self._axes if name in ranges]
+        index = tuple(self.fixed.get(k, ranges.get(name)) for k, name in enumerate(self.axes))
+        free = [name for name in self.axes if name in ranges]
         with damage_reported(self.path):
             block = np.asarray(self._array[index])
             out[:] = block.transpose([free.index(name) for name in "cyx" if name in free])

@@ -227,7 +227,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
             f"{where}: segment.foreground: expected 1 to {len(classes) - 1} as in classes, came {foreground}"
         )
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
-    samples = read_samples(sheet, sections["ingest"].pixel_size_um)
+    samples = read_samples(sheet, sections["ingest"])
     try:
         folds = folds_of(samples, whole_number(data.get("folds", 0), "folds"), str(sheet))
         numbers, models = sorted(set(folds.values())), dict[str, Model]()

@@ -20,7 +20,7 @@ from typing import IO, Any
 from unetpipe import __version__
 from unetpipe.errors import AnnotationError, SourceError, StoreError
 from unetpipe.signals import stop_if_asked
-from unetpipe.sourcefiles import sha256_of_source
+from unetpipe.sourcefiles import files_below, sha256_of_source
 from unetpipe.specs import canonical_json
 
 __all__ = [
@@ -259,8 +259,7 @@ class Ledger:
         """Close the work: list the store, fix the content digest, and write the manifest last."""
         for debris in [p for p in self.store.rglob("*") if p.is_file() and p.name.endswith(".partial")]:
             debris.unlink()
-        files = sorted(p for p in self.store.rglob("*") if p.is_file())
-        objects = {p.relative_to(self.store).as_posix(): p.stat().st_size for p in files}
+        objects = {name: file.stat().st_size for name, file in files_below(self.store).items()}
         closing = {"facts": facts, "objects": objects}
         self.write_line({"closing": closing})
         self.write_manifest(closing)

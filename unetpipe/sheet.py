@@ -1,6 +1,7 @@
 """The sample sheet: one row per image, held against what names, paths and splits may be."""
 
 import csv
+import dataclasses
 import io
 import os
 import re
@@ -59,8 +60,8 @@ def check_name(name: str, where: str) -> None:
         )
 
 
-def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
-    """The rows of the sample sheet, by name."""
+def read_samples(path: Path, ingest: IngestSpec) -> dict[str, Sample]:
+    """The rows of the sample sheet, by name; `ingest` is what all samples have in common."""
     rows = list(csv.reader(io.StringIO(read_text(path)), delimiter="\t"))
     header = [cell.strip() for cell in rows[0]] if rows else []
     for name in header:
@@ -77,7 +78,7 @@ def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
             if len(row) > len(header):
                 raise ConfigError(f"{where}: expected {len(header)} cells, came {len(row)}")
             cells = dict.fromkeys(COLUMNS, "") | {k: v.strip() for k, v in zip(header, row, strict=False)}
-            sample = read_row(cells, where, pixel_size_um)
+            sample = read_row(cells, where, ingest)
             twin = seen.setdefault(sample.name.lower(), number)
             if twin != number:
                 raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; names must be unique")
@@ -87,7 +88,7 @@ def read_samples(path: Path, pixel_size_um: float | None) -> dict[str, Sample]:
     return samples
 
 
-def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> Sample:
+def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
     """One sample of the sheet."""
     check_name(cells["sample"], f"{where}: sample")
     if cells["split"] not in SPLITS:
@@ -98,10 +99,11 @@ def read_row(cells: dict[str, str], where: str, pixel_size_um: float | None) -> 
         raise ConfigError(f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing")
     size, channels = cells["pixel_size_um"], cells["channels"]
     try:
-        ingest = IngestSpec(
+        ingest = dataclasses.replace(
+            common,
             plane=index(cells["plane"], f"{where}: plane"),
             channels=tuple(channel(c, f"{where}: channels") for c in channels.split(",")) if channels else None,
-            pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else pixel_size_um,
+            pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else common.pixel_size_um,
         )
     except ConfigError as error:
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None

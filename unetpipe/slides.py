@@ -25,9 +25,12 @@ __all__ = [
     "area_mean",
     "coarser_block",
     "create_plane",
+    "default_shard_side",
+    "digest_of",
     "level_shapes",
     "nearest",
     "open_plane",
+    "shard_boxes",
     "write_multiscale",
 ]
 
@@ -86,11 +89,7 @@ class Plane:
 
     def iter_shards(self) -> Iterator[tuple[str, Box]]:
         """Name (``level/y/x``) and box of every shard, in raster order."""
-        side = self.shard_side
-        for y in range(0, self.shape[0], side):
-            for x in range(0, self.shape[1], side):
-                box = Box(start=(y, x), stop=(y + side, x + side)).clipped(self.shape)
-                yield f"{self.folder.name}/{y // side}/{x // side}", box
+        return shard_boxes(self.folder.name, self.shape, self.shard_side)
 
     def read_whole(self) -> NDArray[Any]:
         """Read all pixels; for images that are known to be small."""
@@ -142,6 +141,35 @@ class Plane:
         return digest_of(block)
 
 
+def shard_boxes(name: str, shape: tuple[int, int], side: int | None = None) -> Iterator[tuple[str, Box]]:
+    """Name (``name/y/x``) and box of every shard of an image, in raster order.
+
+    Parameters
+    ----------
+    name : str
+        Of the array.
+    shape : (int, int)
+        Height and width in px.
+    side : int, optional
+        Side of a shard in px; by default the one that `create_plane` takes.
+    """
+    step = side or default_shard_side(shape)
+    for y in range(0, shape[0], step):
+        for x in range(0, shape[1], step):
+            yield f"{name}/{y // step}/{x // step}", Box(start=(y, x), stop=(y + step, x + step)).clipped(shape)
+
+
+def default_shard_side(shape: tuple[int, ...]) -> int:
+    """Side of a shard in px: whole chunks that hold the image, at most 1024 px.
+
+    Examples
+    --------
+    >>> default_shard_side((300, 200)), default_shard_side((5000, 9000))
+    (512, 1024)
+    """
+    return min(SHARD, -(-max(shape[-2:]) // CHUNK) * CHUNK)
+
+
 def digest_of(block: NDArray[Any]) -> str:
     """SHA-256 of an array's content in C order, little-endian."""
     plain = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<"))
@@ -167,7 +195,7 @@ def create_plane(
         Names of the axes; ``"cyx"`` or ``"yx"`` by the number of axes.
     """
     if not (folder / "zarr.json").is_file():
-        side = shard_side or min(SHARD, -(-max(shape[-2:]) // CHUNK) * CHUNK)
+        side = shard_side or default_shard_side(shape)
         chunk = (
             CHUNK
             if side % CHUNK == 0
@@ -258,6 +286,9 @@ def _channels(
     """The channels of the part `omero`: colour, range and name of each."""
     colours = CHANNEL_COLOURS if len(windows) > 1 else ("FFFFFF",)
     described: list[dict[str, Any]] = []
+    if len(windows) == 3 and not names:
+        # A colour picture: one range keeps its colours.
+        windows = [(min(low for low, _ in windows), max(high for _, high in windows))] * 3
     for i, (low, high) in enumerate(windows):
         least, most = full or (low, high)
         window = {"min": least, "max": most, "start": low, "end": high}
@@ -273,7 +304,8 @@ def write_multiscale(
     shapes: Sequence[tuple[int, ...]],
     pixel_size_um: float | None,
     centred: bool,
-    coloured: int | None = None,
+    label: bool = False,
+    classes: int = 0,
     windows: Sequence[tuple[float, float]] | None = None,
     names: Sequence[str] = (),
     full: tuple[float, float] | None = None,
@@ -292,9 +324,11 @@ def write_multiscale(
         Pixel size of level 0; the unit is left out where it is not known.
     centred : bool
         Whether a coarse pixel stands for the centre of its 2 x 2 px (mean) or for the first of them (nearest).
-    coloured : int, optional
-        Whether this is a label image: how many of its values, from 0 on, are classes with a colour each (0 is clear,
-        255 is grey); 0 for instances, which viewers colour at random.
+    label : bool
+        Whether this is a label image.
+    classes : int
+        How many of its values, from 0 on, are classes with a colour each (0 is clear, 255 is grey); 0 for instances,
+        which viewers colour at random.
     windows : sequence of (float, float), optional
         Display range of each channel.
     names : sequence of str, optional
@@ -321,8 +355,8 @@ def write_multiscale(
         "version": "0.5",
         "multiscales": [{"name": name, "axes": axes, "datasets": datasets, "type": kind, "metadata": {"step": 2}}],
     }
-    if coloured is not None:
-        ome["image-label"] = _label_colours(coloured)
+    if label:
+        ome["image-label"] = _label_colours(classes)
     if windows is not None:
         ome["omero"] = {"channels": _channels(windows, names, full)}
     group.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from unetpipe.ngff import is_zarr
 from unetpipe.refusals import refusal
 
-__all__ = ["SourceStamp", "check_unchanged", "sha256_of_source", "source_files", "source_stamp"]
+__all__ = ["SourceStamp", "check_unchanged", "files_below", "sha256_of_source", "source_files", "source_stamp"]
 
 SourceStamp = dict[str, tuple[int, int]]
 """Size in bytes and time of the last change in ns of each file."""
@@ -38,12 +38,28 @@ def source_files(path: Path) -> dict[str, Path]:
     if path.is_dir():
         if not is_zarr(path):
             raise refusal(path, "is a directory; expected an image file, or the folder of a Zarr image")
-        return dict(sorted(_files_below(path, path, ()).items()))
+        return files_below(path)
     if path.suffix.lower() in _STEM_FOLDER and path.with_suffix("").is_dir():
         return {path.name: path} | dict(sorted(_files_below(path.with_suffix(""), path.parent, ()).items()))
     if path.suffix.lower() in _BESIDE:
         return {file.name: file for file in sorted(path.parent.iterdir()) if file.is_file()}
     return {path.name: path}
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """All files of a folder and those in it, by their path in it; symbolic links are followed.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look.
+
+    Raises
+    ------
+    SourceError
+        If links lead in a circle.
+    """
+    return dict(sorted(_files_below(folder, folder, ()).items()))
 
 
 def _files_below(folder: Path, root: Path, above: tuple[str, ...]) -> dict[str, Path]:

@@ -73,6 +73,9 @@ class IngestSpec(Checked):
     channels: tuple[int | str, ...] | None = key(
         None, "channels to keep, by number from 0 on or by name; all if empty", at_least=0
     )
+    copy: bool = key(
+        False, "copy the finest level of an OME-Zarr source; else it is used where it lies, if its chunks allow it"
+    )
     pixel_size_um: float | None = key(
         None, "pixel size, overrides the file's; empty: the file's, or unknown", unit="um", above=0
     )

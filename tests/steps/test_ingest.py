@@ -13,7 +13,7 @@ from unetpipe.errors import SourceError
 from unetpipe.manifests import read_manifest
 from unetpipe.slides import area_mean, open_plane
 from unetpipe.specs import IngestSpec
-from unetpipe.steps.ingest import copy_pixels, ingest
+from unetpipe.steps.ingest import ingest, intensity_windows
 
 
 @pytest.fixture
@@ -133,8 +133,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
         array = zarr.create_array(source, shape=(64, 64), dtype="u1", chunks=(32, 32))
         array[...] = 1
 
-    def copy_and_change(*arguments: Any) -> None:
-        copy_pixels(*arguments)
+    def change(levels: Any) -> Any:
         if kind == "folder":
             array[40, 40] = 2
         elif kind == "gone":
@@ -142,8 +141,9 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
         else:
             with source.open("ab") as file:
                 file.write(b"more")
+        return intensity_windows(levels)
 
-    monkeypatch.setattr("unetpipe.steps.ingest.copy_pixels", copy_and_change)
+    monkeypatch.setattr("unetpipe.steps.ingest.intensity_windows", change)
     with pytest.raises(SourceError, match=r"changed while it was read.*run again"):
         ingest(source, output=output, spec=IngestSpec(), code="i@1")
     assert not output.exists()

@@ -50,8 +50,8 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         if not counts.any():
             raise AnnotationError(f"{annotation}: every pixel is ignored ({spec.ignore_value}); nothing to learn from")
         pixel_size = source.facts["pixel_size_um"]
-        write_labels(ledger, "instances", instances, pixel_size, coloured=0)
-        write_labels(ledger, "classes", classes, pixel_size, coloured=spec.n_classes)
+        write_labels(ledger, "instances", instances, pixel_size, classes=0)
+        write_labels(ledger, "classes", classes, pixel_size, classes=spec.n_classes)
         facts = {
             "shape": list(classes.shape),
             "pixel_size_um": pixel_size,
@@ -103,7 +103,7 @@ def truth_of(values: NDArray[Any], spec: AnnotateSpec, path: Path) -> tuple[NDAr
     return instances, classes
 
 
-def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um: float | None, coloured: int) -> None:
+def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um: float | None, classes: int) -> None:
     """Write (Y, X) labels as a pyramid; coarse levels take the first of 2 x 2 px."""
     shapes = level_shapes((labels.shape[0], labels.shape[1]))
     for level, shape in enumerate(shapes):
@@ -114,5 +114,5 @@ def write_labels(ledger: Ledger, name: str, labels: NDArray[Any], pixel_size_um:
         labels = nearest(labels)
     group = ledger.store / name
     write_multiscale(
-        group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, coloured=coloured
+        group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, label=True, classes=classes
     )

@@ -7,11 +7,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.arrays import ArraySource
 from unetpipe.manifests import Ledger, open_ledger
-from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
+from unetpipe.slides import (
+    Plane,
+    area_mean,
+    coarser_block,
+    create_plane,
+    digest_of,
+    level_shapes,
+    open_plane,
+    shard_boxes,
+    write_multiscale,
+)
 from unetpipe.sourcefiles import check_unchanged, source_stamp
 from unetpipe.sources import Source, channel_index, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
+from unetpipe.views import link_view
 
 __all__ = ["ingest"]
 
@@ -40,8 +52,12 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 return
             dtype = image_dtype(source.dtype, image)
             shapes = [(len(channels), *shape) for shape in level_shapes(source.shape)]
-            levels = [create_plane(ledger.store / str(i), shape=shape, dtype=dtype) for i, shape in enumerate(shapes)]
-            copy_pixels(source, channels, levels[0], ledger)
+            finest = used_in_place(source, channels, ledger, spec)
+            levels = [finest] if finest else []
+            for i, shape in list(enumerate(shapes))[len(levels) :]:
+                levels.append(create_plane(ledger.store / str(i), shape=shape, dtype=dtype))
+            if finest is None:
+                copy_pixels(source, channels, levels[0], ledger)
             for finer, coarser in pairwise(levels):
                 for unit, box in coarser.iter_shards():
                     if unit not in ledger:
@@ -77,6 +93,18 @@ def kept_channels(source: Source, spec: IngestSpec) -> list[int]:
     if spec.channels is None:
         return list(range(source.channels))
     return [channel_index(source, wanted) for wanted in spec.channels]
+
+
+def used_in_place(source: Source, channels: list[int], ledger: Ledger, spec: IngestSpec) -> Plane | None:
+    """Level 0 as links to the chunks of a Zarr source, checked and summed up as a copy would be; None to copy it."""
+    folder = ledger.store / "0"
+    if spec.copy or not isinstance(source, ArraySource) or not link_view(source, channels, folder):
+        return None
+    plane = open_plane(folder)
+    for unit, box in shard_boxes(folder.name, plane.shape):
+        if unit not in ledger:
+            ledger.append(unit, digest_of(checked_image_block(plane.read(box), source.path)))
+    return plane
 
 
 def copy_pixels(source: Source, channels: list[int], plane: Plane, ledger: Ledger) -> None:

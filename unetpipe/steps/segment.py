@@ -47,8 +47,8 @@ def segment(probabilities: Path, *, output: Path, spec: SegmentSpec, code: str) 
                 digest = instances.write_shard(box, relabelled(labels, count, lookup))
                 ledger.append(f"instances/{unit}", digest)
         pixel_size = source.facts["pixel_size_um"]
-        for name, plane, coloured in (("classes", classes, predicted.channels), ("instances", instances, 0)):
-            write_pyramid(name, plane, ledger, pixel_size, coloured)
+        for name, plane, n_classes in (("classes", classes, predicted.channels), ("instances", instances, 0)):
+            write_pyramid(name, plane, ledger, pixel_size, n_classes)
         counts = sum(np.array(ledger.units[f"classes/{unit}"]["counts"]) for unit, _ in classes.iter_shards())
         facts = {
             "shape": list(classes.shape),
@@ -74,7 +74,7 @@ def classify_core(
     return core_components(labels, count, core=box, image_width=classes.shape[1])
 
 
-def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float | None, coloured: int) -> None:
+def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float | None, n_classes: int) -> None:
     """Write the coarser levels of a label image and its metadata."""
     shapes = level_shapes(plane.shape)
     finer = plane
@@ -87,5 +87,5 @@ def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float 
         finer = coarser
     group = ledger.store / name
     write_multiscale(
-        group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, coloured=coloured
+        group, name=name, shapes=list(shapes), pixel_size_um=pixel_size_um, centred=False, label=True, classes=n_classes
     )
