@@ -8,7 +8,7 @@ from typing import Any
 import zarr
 
 from unetpipe.errors import StoreError
-from unetpipe.slides import Plane, open_plane
+from unetpipe.slides import Plane, open_plane, shard_boxes
 
 __all__ = ["old_metadata", "write_old_pyramid"]
 
@@ -86,5 +86,5 @@ def _copy_level(source: Plane, folder: Path) -> None:
         chunk_key_encoding={"name": "v2", "separator": "/"},
         config={"write_empty_chunks": True},
     )
-    for _, box in source.iter_shards():
+    for _, box in shard_boxes(folder.name, source.shape):
         array[(..., *box.slices)] = source.read(box)
