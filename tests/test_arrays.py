@@ -294,6 +294,8 @@ def test_chunks_that_are_damaged_too_large_or_linked_in_a_circle(tmp_path: Path)
     chunk = tmp_path / "a" / "c" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-9])
     assert "is damaged" in refused(tmp_path / "a")
+    chunk.write_bytes(bytes(100_000))
+    assert "a chunk of 100000 bytes, which may hold 79968 at most" in refused(tmp_path / "a")
     (tmp_path / "a" / "c" / "loop").symlink_to(tmp_path / "a")
     assert "symbolic links that lead in a circle" in refused(tmp_path / "a")
     for keys in ({"chunks": (30000, 30000)}, {"chunks": (1, 1), "shards": (30000, 30000)}):

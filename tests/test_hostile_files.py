@@ -1,5 +1,6 @@
 """Files that are broken or want to harm: read, or refused in one line, in bounded memory."""
 
+import gzip
 import json
 import os
 import struct
@@ -16,6 +17,8 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr
+from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from imagefiles import noise, page_tags, png_bytes, tiff_bytes, whole
 from unetpipe.errors import SourceError
@@ -148,6 +151,20 @@ def test_faults_are_refused_in_one_line(tmp_path: Path) -> None:
     found = outcomes([tmp_path / name for name in made])
     for name, (kind, line) in found.items():
         assert kind == "refused" and made[name][1] in line, (name, kind, line)
+
+
+def test_chunks_that_decode_to_more_than_they_should(tmp_path: Path) -> None:
+    bombs = {
+        "gzip": gzip.compress(bytes(50 * 2**20), 9),
+        "zstd": imagecodecs.zstd_encode(bytes(150 * 2**20)),
+        "blosc": imagecodecs.blosc_encode(bytes(150 * 2**20), compressor="zstd", level=9),
+    }
+    for name, data in bombs.items():
+        codec = {"gzip": GzipCodec(), "zstd": ZstdCodec(), "blosc": BloscCodec()}[name]
+        array = zarr.create_array(tmp_path / name, shape=(64, 64), dtype="u1", chunks=(64, 64), compressors=[codec])
+        array[...] = 1
+        (tmp_path / name / "c" / "0" / "0").write_bytes(data)
+    assert {kind for kind, _ in outcomes([tmp_path / name for name in bombs]).values()} == {"refused"}
 
 
 def sound_files(folder: Path) -> list[bytes]:

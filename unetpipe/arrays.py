@@ -117,7 +117,8 @@ class _NpyArray:
 def _open_zarr(path: Path, found: StoredArray) -> Any:
     """The array, after a look at what reading it would cost."""
     array = zarr.open_array(store=str(found.folder), mode="r")
-    stored = sum(file.stat().st_size for file in source_files(found.folder).values() if file.name[0] not in ".z")
+    sizes = [file.stat().st_size for file in source_files(found.folder).values() if file.name[0] not in ".z"]
+    stored = sum(sizes)
     if not stored:
         raise refusal(path, "holds no pixels: an unfinished or incomplete copy")
     check_declared_size(path, declared=math.prod(array.shape) * array.dtype.itemsize, stored=stored)
@@ -125,6 +126,12 @@ def _open_zarr(path: Path, found: StoredArray) -> Any:
     shards = math.prod(-(-s // c) for s, c in zip(array.shards or (), array.chunks, strict=False)) * 16
     if max(math.prod(array.chunks) * array.dtype.itemsize, shards) > DECODE_LIMIT:
         raise refusal(path, f"has chunks of {array.chunks} px, over {DECODE_LIMIT} bytes each; write smaller ones")
+    # No codec makes much more of a chunk than it was; what is longer would be decoded before it is found wrong.
+    most = 2 * math.prod(array.shards or array.chunks) * array.dtype.itemsize + 2 * shards + 2**16
+    if max(sizes) > most:
+        raise refusal(
+            path, f"has a chunk of {max(sizes)} bytes, which may hold {most} at most: a damaged or hostile one"
+        )
     return array
 
 
