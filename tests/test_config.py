@@ -252,6 +252,8 @@ HEADER = "sample\timage\tannotation\tsplit\n"
         (HEADER + "a\ti\tj\ttrain\nA\ti\tj\ttest\n", "row 3: sample 'A' stands in row 2 already"),
         (HEADER + "a\ti\tj\ttrian\n", "row 2: split: expected one of train, val, test, predict, came 'trian'"),
         (HEADER + "a\t\tj\ttrain\n", "row 2: image: expected a path"),
+        (HEADER + "a\ti {x}.tif\tj\ttrain\n", "row 2: image: expected a path without braces, came .i .x"),
+        (HEADER + "a\ti\tj{1,3}.tif\ttrain\n", "row 2: annotation: expected a path without braces"),
         (HEADER + "a\ti\t\ttrain\n", "row 2: annotation: expected a path, since split is train"),
         (HEADER + "a\ti\tj\ttest\n", "expected at least one sample of split train"),
         (HEADER + "a\ti\tj\ttrain\tx\n", "row 2: expected 4 cells, came 5"),

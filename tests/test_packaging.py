@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME_LOCKS = ["requirements-cpu.lock", "requirements-cuda.lock"]
 LOCKS = [*RUNTIME_LOCKS, "requirements-dev.lock"]
-# No run of the workflow needs them: whoever exports to ONNX installs them.
-UNLOCKED_EXTRAS = {"onnx"}
+# Whoever exports to ONNX, or reads the slides that only OpenSlide (LGPL) reads, installs them.
+UNLOCKED_EXTRAS = {"onnx", "slides"}
 
 
 def distribution(requirement: str) -> str:

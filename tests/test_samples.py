@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from unetpipe.errors import ConfigError
 from unetpipe.samples import Sample, read_samples
+from unetpipe.specs import IngestSpec
 
 ROWS = [
     ["sample", "image", "annotation", "split", "channels", "pixel_size_um"],
@@ -27,7 +28,7 @@ def read(tmp_path: Path):
     def call(content: str | bytes) -> dict[str, Sample]:
         path = tmp_path / "s.tsv"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_samples(path, None)
+        return read_samples(path, IngestSpec())
 
     return call
 
@@ -98,6 +99,6 @@ def test_any_file_is_a_sheet_or_one_line(tmp_path_factory: pytest.TempPathFactor
     for start in (b"", b"sample\timage\tannotation\tsplit\n", b"sample,image,annotation,split\n"):
         path.write_bytes(start + content)
         try:
-            assert read_samples(path, None)
+            assert read_samples(path, IngestSpec())
         except ConfigError as error:
             assert "\n" not in str(error)

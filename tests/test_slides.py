@@ -118,7 +118,16 @@ def test_metadata_is_valid_ome_zarr(tmp_path: Path, data_folder: Path, pixel_siz
         filled(tmp_path / str(level), shape, 16)
     windows = None if label else [(0.0, 9.0)] * 3
     write_multiscale(
-        tmp_path, name="a", shapes=list(shapes), pixel_size_um=pixel_size, centred=True, label=label, windows=windows
+        tmp_path,
+        name="a",
+        shapes=list(shapes),
+        pixel_size_um=pixel_size,
+        centred=True,
+        label=label,
+        classes=3,
+        windows=windows,
+        names=["a", "", "µ"],
+        full=(0, 255),
     )
     folder = data_folder / "ngff" / "0.5" / "schemas"
     schemas = [json.loads(p.read_text()) for p in folder.glob("*.schema")]
@@ -129,9 +138,47 @@ def test_metadata_is_valid_ome_zarr(tmp_path: Path, data_folder: Path, pixel_siz
         Draft202012Validator(schema, registry=registry).validate(attributes)
 
 
-def test_metadata_is_valid_by_a_second_opinion(tmp_path: Path) -> None:
+@pytest.mark.parametrize("coloured", [None, 0, 3])
+def test_metadata_is_valid_by_a_second_opinion(tmp_path: Path, coloured: int | None) -> None:
     yaozarrs = pytest.importorskip("yaozarrs")
-    for level, shape in enumerate([(40, 50), (20, 25)]):
+    leading = (2,) if coloured is None else ()
+    shapes = [(*leading, 40, 50), (*leading, 20, 25)]
+    for level, shape in enumerate(shapes):
         filled(tmp_path / str(level), shape, 16)
-    write_multiscale(tmp_path, name="a", shapes=[(40, 50), (20, 25)], pixel_size_um=0.5, centred=False)
+    windows = [(1.0, 9.0)] * 2 if coloured is None else None
+    names = ["DAPI", "GFP"]
+    write_multiscale(
+        tmp_path,
+        name="a",
+        shapes=shapes,
+        pixel_size_um=0.5,
+        centred=False,
+        label=coloured is not None,
+        classes=coloured or 0,
+        windows=windows,
+        names=names,
+    )
     yaozarrs.validate_zarr_store(str(tmp_path))
+
+
+def test_what_viewers_are_told(tmp_path: Path) -> None:
+    write_multiscale(
+        tmp_path,
+        name="a",
+        shapes=[(2, 8, 8)],
+        pixel_size_um=0.5,
+        centred=True,
+        windows=[(3, 200), (0, 9)],
+        names=["DAPI", "GFP"],
+        full=(0, 255),
+    )
+    ome = json.loads((tmp_path / "zarr.json").read_text())["attributes"]["ome"]
+    assert ome["omero"]["channels"] == [
+        {"active": True, "color": "FF0000", "label": "DAPI", "window": {"min": 0, "max": 255, "start": 3, "end": 200}},
+        {"active": True, "color": "00FF00", "label": "GFP", "window": {"min": 0, "max": 255, "start": 0, "end": 9}},
+    ]
+    write_multiscale(tmp_path, name="a", shapes=[(8, 8)], pixel_size_um=0.5, centred=False, label=True, classes=9)
+    colours = json.loads((tmp_path / "zarr.json").read_text())["attributes"]["ome"]["image-label"]["colors"]
+    assert [colour["label-value"] for colour in colours] == [*range(9), 255]
+    assert len({tuple(colour["rgba"]) for colour in colours[:8]}) == 8
+    assert (colours[0]["rgba"], colours[-1]["rgba"]) == ([0, 0, 0, 0], [128, 128, 128, 255])

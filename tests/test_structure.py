@@ -24,17 +24,26 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["manifests", "annotations", "figures"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts"], 4),
+    **dict.fromkeys(
+        ["arrays", "ngff", "refusals", "sourcefiles", "tiffsegments", "openslides", "bitmaps", "oldzarr", "views"], 3
+    ),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {
     0: set(),
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
-    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch"},
+    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide"},
     4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }
-ONLY_IN = {"dask": {"inference"}, "pydantic": {"parsing"}, "safetensors": {"checkpoints"}, "typer": {"cli"}}
+ONLY_IN = {
+    "dask": {"inference"},
+    "openslide": {"openslides"},
+    "pydantic": {"parsing"},
+    "safetensors": {"checkpoints"},
+    "typer": {"cli"},
+}
 # Longer than 400 lines, and why.
 LONG: dict[str, str] = {}
 

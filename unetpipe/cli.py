@@ -291,11 +291,17 @@ def report(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Manifest of the trained or imported model.")],
+    result: Annotated[
+        Path, typer.Argument(help="Manifest of a trained or imported model; for ome-zarr-0.4, of images or labels.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder to write to; made if there is none.")],
     form: Annotated[
-        Literal["safetensors", "torch", "onnx"],
-        typer.Option("--format", help="Parameters, or a program that needs no unetpipe: torch.export (.pt2) or ONNX."),
+        Literal["safetensors", "torch", "onnx", "ome-zarr-0.4"],
+        typer.Option(
+            "--format",
+            help="Parameters, or a program that needs no unetpipe: torch.export (.pt2) or ONNX; "
+            "ome-zarr-0.4: images for viewers that do not read version 0.5.",
+        ),
     ] = "safetensors",
     side: Annotated[
         int | None,
@@ -303,11 +309,14 @@ def export(
     ] = None,
     log: Log = None,
 ) -> None:
-    """Write a trained network for other software, with the rule for tiling, and check what was written."""
-    from unetpipe.steps.export import export as step
+    """Write a trained network for other software, with the rule for tiling, and check it; or images for old viewers."""
+    from unetpipe.steps import export as step
 
     set_up_logging(log)
-    step(model, output=output, form=form, side=side)
+    if form == "ome-zarr-0.4":
+        step.export_pyramids(result, output=output)
+    else:
+        step.export(result, output=output, form=form, side=side)
 
 
 @app.command("import")

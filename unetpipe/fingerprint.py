@@ -17,7 +17,8 @@ PACKAGE = "unetpipe"
 ROOT = Path(__file__).resolve().parent
 # A string is as long as its first kind of quotation mark says; what looks like a comment inside is none.
 STRING_OR_COMMENT = re.compile(
-    r"""(?P<string>(?P<quotes>\"{3}|'{3})(?:\\.|.)*?(?P=quotes)|(?P<quote>["'])(?:\\.|[^\\\n])*?(?P=quote))|\#[^\n]*""", re.DOTALL
+    r"""(?P<string>(?P<quotes>\"{3}|'{3})(?:\\.|.)*?(?P=quotes)|(?P<quote>["'])(?:\\.|[^\\\n])*?(?P=quote))|\#[^\n]*""",
+    re.DOTALL,
 )
 
 

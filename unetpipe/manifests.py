@@ -20,6 +20,7 @@ from typing import IO, Any
 from unetpipe import __version__
 from unetpipe.errors import AnnotationError, SourceError, StoreError
 from unetpipe.signals import stop_if_asked
+from unetpipe.sourcefiles import files_below, sha256_of_source
 from unetpipe.specs import canonical_json
 
 __all__ = [
@@ -259,8 +260,7 @@ class Ledger:
         """Close the work: list the store, fix the content digest, and write the manifest last."""
         for debris in [p for p in self.store.rglob("*") if p.is_file() and p.name.endswith(".partial")]:
             debris.unlink()
-        files = sorted(p for p in self.store.rglob("*") if p.is_file())
-        objects = {p.relative_to(self.store).as_posix(): p.stat().st_size for p in files}
+        objects = {name: file.stat().st_size for name, file in files_below(self.store).items()}
         closing = {"facts": facts, "objects": objects}
         self.write_line({"closing": closing})
         self.write_manifest(closing)
@@ -306,7 +306,7 @@ def open_ledger(
     inputs : sequence of Manifest
         Results that this one is made of; their content digests enter the key.
     sources : sequence of Path
-        Files from outside; the digest of their bytes enters the key.
+        Files and folders from outside; the digest of their bytes enters the key.
 
     Yields
     ------
@@ -323,7 +323,7 @@ def open_ledger(
     -----
     The lock lasts as long as the process; a second process on the same result waits, with a message.
     """
-    digests = {m.name: m.content for m in inputs} | {f"source/{p.name}": sha256_of_file(p) for p in sources}
+    digests = {m.name: m.content for m in inputs} | {f"source/{p.name}": sha256_of_source(p) for p in sources}
     identity = {"stage": stage, "spec": json.loads(canonical_json(spec)), "code": code, "inputs": digests}
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.with_name(output.name.removesuffix(".json") + ".ledger").open("a+b") as file:

@@ -1,159 +1,31 @@
-"""PNG and JPEG files, and what every reader needs: one-line refusals and size limits.
-
-A reader believes no header: sizes are compared with limits and with the bytes at hand before anything is
-allocated, and whatever a decoder raises becomes one `SourceError`.
-"""
+"""PNG, JPEG and BMP files as sources: images that are decoded whole."""
 
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from xml.etree.ElementTree import ParseError
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.bitmaps import bmp_header, bmp_image
 from unetpipe.codestreams import jpeg_frame
-from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
-
-__all__ = [
-    "DECODE_LIMIT",
-    "Palette",
-    "RasterSource",
-    "check_box",
-    "check_declared_size",
-    "damage_reported",
-    "refusal",
-]
-
-Palette = Literal["colours", "indices"]
-
-DECODE_LIMIT = 512 * 2**20
-"""Most bytes that may be decoded at once: a strip, a tile, or a whole PNG or JPEG."""
-
-# zstd stores 128 KiB of one value in 4 bytes; deflate reaches 1,032:1, JPEG and JPEG 2000 less than 3,000:1.
-_RATIO_LIMIT = 50_000
-_RATIO_FREE = 64 * 2**20
-_SLICE = 2**16
-
-# Decoders raise nearly anything on damaged input; this is every built-in class that was seen or is documented.
-_DAMAGE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BufferError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    ParseError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
+from unetpipe.refusals import (
+    DECODE_LIMIT,
+    Palette,
+    check_box,
+    check_declared_size,
+    chosen_plane,
+    damage_reported,
+    refusal,
 )
 
+__all__ = ["RasterSource"]
 
-def _printable(text: str) -> str:
-    """One line of `text` without control characters and foreign surrogates."""
-    return " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
-
-
-def refusal(path: Path, text: str) -> SourceError:
-    """The error that says in one line why a file is not read.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its path opens the message, shortened in the middle to 80 characters.
-    text : str
-        What is wrong and what to do; cut so that the line has at most 300 characters.
-
-    Examples
-    --------
-    >>> str(refusal(Path("a/slide.tif"), "is empty"))
-    'a/slide.tif: is empty'
-    """
-    name = _printable(str(path))
-    name = name if len(name) <= 80 else f"{name[:27]}...{name[-50:]}"
-    line = f"{name}: {_printable(text)}"
-    return SourceError(line if len(line) <= 300 else f"{line[:297]}...")
-
-
-@contextmanager
-def damage_reported(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises inside the block into one `SourceError` about `path`.
-
-    Parameters
-    ----------
-    path : Path
-        The file that is being read.
-
-    Raises
-    ------
-    SourceError
-        In place of any error of the decoders; a `SourceError` passes unchanged.
-    """
-    try:
-        yield
-    except SourceError:
-        raise
-    except MemoryError as error:
-        raise refusal(path, "needs more memory than there is; is its header damaged?") from error
-    except PermissionError as error:
-        raise refusal(path, "may not be read: permission denied") from error
-    except _DAMAGE as error:
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise refusal(path, f"is damaged or not supported ({kind}{error})") from error
-
-
-def check_declared_size(path: Path, *, declared: int, stored: int) -> None:
-    """Refuse an image that its file cannot hold: more than 64 MiB, and 50,000 times the bytes stored for it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    declared : int
-        Bytes of the decoded image, according to its header.
-    stored : int
-        Bytes of the file that encode it.
-
-    Raises
-    ------
-    SourceError
-        If no real codec compresses that much.
-    """
-    if declared > _RATIO_FREE and declared > _RATIO_LIMIT * stored:
-        raise refusal(
-            path,
-            f"declares {declared} bytes of pixels, but {stored} bytes are stored for them: more than "
-            f"{_RATIO_LIMIT}:1 is taken for a damaged or hostile header",
-        )
-
-
-def check_box(box: Box, shape: tuple[int, int]) -> None:
-    """Refuse a box that is not inside an image.
-
-    Parameters
-    ----------
-    box : Box
-        What is to be read.
-    shape : (int, int)
-        Height and width of the image in px.
-
-    Raises
-    ------
-    GeometryError
-        If a pixel of the box is outside.
-    """
-    if box.clipped(shape) != box:
-        raise GeometryError(f"box from {box.start} to {box.stop} reaches outside the image of {shape} px; clip it")
+_SLICE = 2**16
 
 
 class _PngHeader(NamedTuple):
@@ -239,14 +111,17 @@ def _png_image(data: bytes) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
 
 
 class RasterSource:
-    """A PNG or JPEG as a source; the whole image is decoded at the first read.
+    """A PNG, JPEG or BMP as a source; the whole image is decoded at the first read.
 
     Parameters
     ----------
     path : Path
         The file.
+    plane : int, optional
+        0, for there is one only.
     palette : {"colours", "indices"}
-        Whether the pixels of a palette PNG are their colours (3 channels) or their indices (1 channel).
+        Whether the pixels of a palette image are their colours (3 channels; 1 for a BMP of greys) or their indices
+        (1 channel).
         With "indices", grey PNGs of 1, 2 or 4 bits keep their stored values too; else they fill 0 to 255.
 
     Raises
@@ -260,9 +135,11 @@ class RasterSource:
     """
 
     pixel_size_um: float | None = None
+    channel_names: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, *, palette: Palette) -> None:
+    def __init__(self, path: Path, *, plane: int | None, palette: Palette) -> None:
         self.path = path
+        chosen_plane(path, [], plane)
         self._image: NDArray[Any] | None = None
         self._colours: NDArray[np.uint8] | None = None
         self._scale = 1
@@ -271,9 +148,9 @@ class RasterSource:
             if path.stat().st_size > DECODE_LIMIT:
                 raise refusal(path, f"has more than {DECODE_LIMIT} bytes; convert it to a tiled TIFF")
             self._data = path.read_bytes()
-            self._png = self._data.startswith(b"\x89PNG")
             self._indices = palette == "indices"
-            nbytes = self._declare_png() if self._png else self._declare_jpeg()
+            declare = {b"\x89P": self._declare_png, b"BM": self._declare_bmp}
+            nbytes = declare.get(self._data[:2], self._declare_jpeg)()
         if min(self.shape) < 1:
             raise refusal(path, f"declares an image of {self.shape[0]} x {self.shape[1]} px")
         if nbytes > DECODE_LIMIT:
@@ -290,6 +167,15 @@ class RasterSource:
         scaled = header.bits < 8 and (header.colour == 3 or self._indices)
         self._scale = 255 // (2**header.bits - 1) if scaled else 1
         return header.nbytes
+
+    def _declare_bmp(self) -> int:
+        """Facts from the header of a BMP; bytes of the decoded image."""
+        self._bmp = bmp_header(self._data)
+        self.shape, self.dtype = (self._bmp.height, self._bmp.width), np.dtype(np.uint8)
+        palette = self._bmp.palette
+        grey = self._indices or (palette is not None and bool((palette == palette[:, :1]).all()))
+        self.channels = 1 if palette is not None and grey else 3
+        return self._bmp.stride * self._bmp.height
 
     def _declare_jpeg(self) -> int:
         """Facts from the frame header of a JPEG; bytes of the decoded image."""
@@ -310,14 +196,17 @@ class RasterSource:
 
     def _decode(self) -> NDArray[Any]:
         """The whole image, (Y, X, samples), palette indices as one sample."""
-        if self._png:
+        colours: NDArray[np.uint8] | None = None
+        if self._data.startswith(b"\x89P"):
             image, colours = _png_image(self._data)
-            self._colours = None if self._indices else colours
+        elif self._data.startswith(b"BM"):
+            image, colours = bmp_image(self._data, self._bmp), self._bmp.palette
         else:
             image = np.asarray(imagecodecs.jpeg8_decode(self._data))
         if image.shape[:2] != self.shape or image.dtype != self.dtype:
             raise ValueError(f"decodes to {image.shape} {image.dtype}, declared {self.shape} {self.dtype}")
         image = image.reshape(*self.shape, -1)
+        self._colours = None if self._indices or colours is None else colours[:, : self.channels]
         if image.shape[2] < self.channels and self._colours is None:
             raise ValueError(f"decodes to {image.shape[2]} channels, declared {self.channels}")
         return image if self._scale == 1 else image // self._scale

@@ -44,7 +44,7 @@ COLUMN_HELP = {
     "fold": "part of a training sample in cross-validation, counted from 0; empty: `folds` decides",
     "plane": "z or t plane of a stack, counted from 0; empty for single images",
     "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
-    "channels": "channels to keep, counted from 0, as `0` or `0,2`; empty: all",
+    "channels": "channels to keep, by number from 0 on (`0,2`) or by name (`DAPI,FITC`); empty: all",
     "pixel_size_um": "pixel size of the image in um, whatever the file says; empty: what the file says",
 }
 

@@ -136,24 +136,19 @@ def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
     if cells["split"] != "predict" and not cells["annotation"]:
         raise ConfigError(f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing")
     size, channels = cells["pixel_size_um"], cells["channels"]
-    for column in ("image", "annotation"):
-        if {*"{}\0"} & {*expanded(cells[column])}:
-            raise ConfigError(
-                f"{where}: {column}: expected a path without braces, came {cells[column]!r:.80}; rename it"
-            )
     try:
         ingest = dataclasses.replace(
             common,
             plane=index(cells["plane"], f"{where}: plane"),
-            channels=tuple(index(c, f"{where}: channels") or 0 for c in channels.split(",")) if channels else None,
+            channels=tuple(channel(c, f"{where}: channels") for c in channels.split(",")) if channels else None,
             source_pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else None,
         )
     except ConfigError as error:
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return Sample(
         name=cells["sample"],
-        image=expanded(cells["image"]),
-        annotation=expanded(cells["annotation"]) if cells["split"] != "predict" else "",
+        image=usable_path(cells["image"], f"{where}: image"),
+        annotation=usable_path(cells["annotation"], f"{where}: annotation") if cells["split"] != "predict" else "",
         split=cells["split"],
         fold=index(cells["fold"], f"{where}: fold"),
         ingest=ingest,
@@ -170,6 +165,13 @@ def index(cell: str, where: str) -> int | None:
     return int(cell)
 
 
+def channel(cell: str, where: str) -> int | str:
+    """The number or the name of a channel."""
+    if not cell.strip():
+        raise ConfigError(f"{where}: expected numbers or names separated by commas, came an empty one")
+    return int(cell) if re.fullmatch(r"\s*\d{1,9}\s*", cell) else cell.strip()
+
+
 def decimal(cell: str, where: str) -> float:
     """A cell with a decimal number above 0."""
     try:
@@ -178,6 +180,14 @@ def decimal(cell: str, where: str) -> float:
         raise ConfigError(f"{where}: expected a number with a decimal point, came {cell!r:.60}") from None
     check_bounds(where, number, {"above": 0})
     return number
+
+
+def usable_path(cell: str, where: str) -> str:
+    """An expanded path; without braces, in which Snakemake would look for a wildcard."""
+    path = expanded(cell)
+    if {*"{}\0"} & {*path}:
+        raise ConfigError(f"{where}: expected a path without braces, came {path!r:.120}; rename it or link to it")
+    return path
 
 
 def expanded(path: str) -> str:

@@ -25,15 +25,29 @@ __all__ = [
     "area_mean",
     "coarser_block",
     "create_plane",
+    "default_shard_side",
+    "digest_of",
     "level_shapes",
     "nearest",
     "open_plane",
+    "shard_boxes",
     "write_multiscale",
 ]
 
 AXES = {"c": {"name": "c", "type": "channel"}, "y": {"name": "y", "type": "space"}, "x": {"name": "x", "type": "space"}}
 CHUNK = 256
 SHARD = 1024
+CHANNEL_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
+# Of Okabe and Ito, told apart by nearly everyone.
+CLASS_COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +89,7 @@ class Plane:
 
     def iter_shards(self) -> Iterator[tuple[str, Box]]:
         """Name (``level/y/x``) and box of every shard, in raster order."""
-        side = self.shard_side
-        for y in range(0, self.shape[0], side):
-            for x in range(0, self.shape[1], side):
-                box = Box(start=(y, x), stop=(y + side, x + side)).clipped(self.shape)
-                yield f"{self.folder.name}/{y // side}/{x // side}", box
+        return shard_boxes(self.folder.name, self.shape, self.shard_side)
 
     def read_whole(self) -> NDArray[Any]:
         """Read all pixels; for images that are known to be small."""
@@ -131,6 +141,35 @@ class Plane:
         return digest_of(block)
 
 
+def shard_boxes(name: str, shape: tuple[int, int], side: int | None = None) -> Iterator[tuple[str, Box]]:
+    """Name (``name/y/x``) and box of every shard of an image, in raster order.
+
+    Parameters
+    ----------
+    name : str
+        Of the array.
+    shape : (int, int)
+        Height and width in px.
+    side : int, optional
+        Side of a shard in px; by default the one that `create_plane` takes.
+    """
+    step = side or default_shard_side(shape)
+    for y in range(0, shape[0], step):
+        for x in range(0, shape[1], step):
+            yield f"{name}/{y // step}/{x // step}", Box(start=(y, x), stop=(y + step, x + step)).clipped(shape)
+
+
+def default_shard_side(shape: tuple[int, ...]) -> int:
+    """Side of a shard in px: whole chunks that hold the image, at most 1024 px.
+
+    Examples
+    --------
+    >>> default_shard_side((300, 200)), default_shard_side((5000, 9000))
+    (512, 1024)
+    """
+    return min(SHARD, -(-max(shape[-2:]) // CHUNK) * CHUNK)
+
+
 def digest_of(block: NDArray[Any]) -> str:
     """SHA-256 of an array's content in C order, little-endian."""
     plain = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<"))
@@ -156,7 +195,7 @@ def create_plane(
         Names of the axes; ``"cyx"`` or ``"yx"`` by the number of axes.
     """
     if not (folder / "zarr.json").is_file():
-        side = shard_side or min(SHARD, -(-max(shape[-2:]) // CHUNK) * CHUNK)
+        side = shard_side or default_shard_side(shape)
         chunk = (
             CHUNK
             if side % CHUNK == 0
@@ -232,6 +271,32 @@ def nearest(block: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(block[..., ::2, ::2])
 
 
+def _label_colours(count: int) -> dict[str, Any]:
+    """The part `image-label` of a label image with this many classes; nothing for instances."""
+    if not count:
+        return {}
+    rgba = {0: (0, 0, 0, 0)} | {v: (*CLASS_COLOURS[(v - 1) % len(CLASS_COLOURS)], 255) for v in range(1, count)}
+    rgba[255] = (128, 128, 128, 255)
+    return {"colors": [{"label-value": value, "rgba": list(colour)} for value, colour in rgba.items()]}
+
+
+def _channels(
+    windows: Sequence[tuple[float, float]], names: Sequence[str], full: tuple[float, float] | None
+) -> list[dict[str, Any]]:
+    """The channels of the part `omero`: colour, range and name of each."""
+    colours = CHANNEL_COLOURS if len(windows) > 1 else ("FFFFFF",)
+    described: list[dict[str, Any]] = []
+    if len(windows) == 3 and not names:
+        # A colour picture: one range keeps its colours.
+        windows = [(min(low for low, _ in windows), max(high for _, high in windows))] * 3
+    for i, (low, high) in enumerate(windows):
+        least, most = full or (low, high)
+        window = {"min": least, "max": most, "start": low, "end": high}
+        label = {"label": names[i]} if names else {}
+        described.append({"active": True, "color": colours[i % len(colours)], "window": window, **label})
+    return described
+
+
 def write_multiscale(
     group: Path,
     *,
@@ -241,7 +306,10 @@ def write_multiscale(
     centred: bool,
     factor: float = 1.0,
     label: bool = False,
-    windows: list[tuple[float, float]] | None = None,
+    classes: int = 0,
+    windows: Sequence[tuple[float, float]] | None = None,
+    names: Sequence[str] = (),
+    full: tuple[float, float] | None = None,
 ) -> None:
     """Write the OME-Zarr 0.5 metadata of a pyramid whose arrays are named 0, 1, 2 ...
 
@@ -262,8 +330,15 @@ def write_multiscale(
         centre of the source's first pixel.
     label : bool
         Whether this is a label image.
-    windows : list of (float, float), optional
+    classes : int
+        How many of its values, from 0 on, are classes with a colour each (0 is clear, 255 is grey); 0 for instances,
+        which viewers colour at random.
+    windows : sequence of (float, float), optional
         Display range of each channel.
+    names : sequence of str, optional
+        Name of each channel, where they have some.
+    full : (float, float), optional
+        Range of the data type; without it, the display range is all there is to choose from.
 
     References
     ----------
@@ -285,17 +360,9 @@ def write_multiscale(
         "multiscales": [{"name": name, "axes": axes, "datasets": datasets, "type": kind, "metadata": {"step": 2}}],
     }
     if label:
-        ome["image-label"] = {}
+        ome["image-label"] = _label_colours(classes)
     if windows is not None:
-        colours = (
-            ["FFFFFF"] if len(windows) == 1 else ["FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00"]
-        )
-        ome["omero"] = {
-            "channels": [
-                {"color": colours[i % len(colours)], "window": {"min": lo, "max": hi, "start": lo, "end": hi}}
-                for i, (lo, hi) in enumerate(windows)
-            ]
-        }
+        ome["omero"] = {"channels": _channels(windows, names, full)}
     group.mkdir(parents=True, exist_ok=True)
     document = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     (group / "zarr.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")

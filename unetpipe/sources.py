@@ -1,9 +1,10 @@
-"""Source images as they come, behind one lazy reader: TIFF, OME-TIFF, SVS, NDPI, PNG and JPEG.
+"""Source images as they come, behind one lazy reader: TIFF, OME-TIFF, SVS, NDPI, PNG, JPEG, BMP, OME-Zarr.
 
 `open_source` looks at the first bytes, not at the file's name, and reads headers only; `Source.read` decodes
 what meets a box. Whatever is wrong with a file ends in one `SourceError` of one line.
 """
 
+import errno
 import stat
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -11,11 +12,15 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.arrays import ArraySource
 from unetpipe.geometry import Box
-from unetpipe.rasters import Palette, RasterSource, damage_reported, refusal
+from unetpipe.ngff import is_zarr
+from unetpipe.openslides import SLIDE_SUFFIXES, OpenSlideSource
+from unetpipe.rasters import RasterSource
+from unetpipe.refusals import Palette, damage_reported, refusal
 from unetpipe.tiff import TiffSource
 
-__all__ = ["Source", "checked_image_block", "image_dtype", "open_source"]
+__all__ = ["Source", "channel_index", "checked_image_block", "image_dtype", "open_source"]
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _IMAGE_DTYPES = {
@@ -45,6 +50,8 @@ class Source(Protocol):
     """As stored, but uint8 (0 and 1) for bool and float32 for half floats."""
     pixel_size_um: float | None
     """Side of a pixel in um, where the file declares one that can be believed."""
+    channel_names: tuple[str, ...]
+    """One name per channel, or none at all where the file does not name them."""
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box.
@@ -83,7 +90,8 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     Parameters
     ----------
     path : Path
-        A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG or JPEG, told by its first bytes.
+        A TIFF (also BigTIFF, OME-TIFF, Aperio SVS, Hamamatsu NDPI), PNG, JPEG, BMP or NumPy file, told by its first
+        bytes; the folder of an OME-Zarr image or a Zarr array; with OpenSlide installed, a slide of `SLIDE_SUFFIXES`.
     plane : int, optional
         Which z or time plane, counted from 0 in the order of the file; needed where there are several.
     palette : {"colours", "indices"}
@@ -109,18 +117,20 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     lacks a strip or tile is refused: a sparse file cannot be told from one whose writer was stopped.
     """
     with damage_reported(path):
-        header = _header(path)
+        header = b"" if path.is_dir() and is_zarr(path) else _header(path)
+    if not header or header.startswith(b"\x93NUMPY"):
+        return ArraySource(path, plane=plane)
+    if path.suffix.lower() in SLIDE_SUFFIXES:
+        return OpenSlideSource(path, plane=plane)
     if header.startswith(_TIFF_MAGIC):
         return TiffSource(path, plane=plane, palette=palette)
-    if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+    if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")):
         raise refusal(
             path,
             f"is of an unknown format (it starts with {header[:4].hex(' ')}); "
-            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG or JPEG",
+            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG, JPEG, BMP, OME-Zarr or NPY",
         )
-    if plane:
-        raise refusal(path, f"has no plane {plane}: a PNG or JPEG holds one, number 0")
-    return RasterSource(path, palette=palette)
+    return RasterSource(path, plane=plane, palette=palette)
 
 
 def _header(path: Path) -> bytes:
@@ -129,14 +139,46 @@ def _header(path: Path) -> bytes:
         status = path.stat()
     except FileNotFoundError as error:
         raise refusal(path, "no such file; check the path") from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise refusal(path, "is a symbolic link that leads to itself; check the path") from error
     if stat.S_ISDIR(status.st_mode):
-        raise refusal(path, "is a directory; expected an image file")
+        raise refusal(path, "is a directory; expected an image file, or the folder of a Zarr image")
     if not stat.S_ISREG(status.st_mode):
         raise refusal(path, "is a device or pipe; expected an image file")
     if not status.st_size:
         raise refusal(path, "is empty (0 bytes)")
     with path.open("rb") as file:
         return file.read(8)
+
+
+def channel_index(source: Source, wanted: int | str) -> int:
+    """Number of a channel that is asked for by its number or name.
+
+    Parameters
+    ----------
+    source : Source
+        The open file.
+    wanted : int or str
+        Number from 0 on, or a name, spelt as in the file.
+
+    Raises
+    ------
+    SourceError
+        If there is no such channel, or if several have that name.
+    """
+    remedy = "correct the column channels of the sample sheet"
+    if isinstance(wanted, int):
+        if wanted < source.channels:
+            return wanted
+        raise refusal(source.path, f"expected channels 0 to {source.channels - 1}, came {wanted}; {remedy}")
+    if source.channel_names.count(wanted) == 1:
+        return source.channel_names.index(wanted)
+    if not source.channel_names:
+        raise refusal(source.path, f"does not name its channels, came {wanted!r}; give numbers from 0 on: {remedy}")
+    names = ", ".join(source.channel_names)
+    raise refusal(source.path, f"expected one of the channels {names:.120}, came {wanted!r:.40}; {remedy}")
 
 
 def image_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:

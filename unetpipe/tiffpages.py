@@ -1,4 +1,4 @@
-"""What a TIFF declares: its chain of pages, which pages make up which plane, and the size of a pixel.
+"""What a TIFF declares: its chain of pages, which of them make up which plane, channel names, the size of a pixel.
 
 The chain is walked here, before any library sees the file, because a cyclic or endless one, or tags that
 declare more bytes than the file has, must end in one line and not in a stalled process.
@@ -15,15 +15,27 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from unetpipe.rasters import refusal
+from unetpipe.refusals import refusal
 
-__all__ = ["PageEntry", "PageRef", "chosen_plane", "main_pages", "page_planes", "scan_pages", "tiff_pixel_size_um"]
+__all__ = [
+    "PageEntry",
+    "PagePlanes",
+    "PageRef",
+    "main_pages",
+    "ome_channel_names",
+    "page_planes",
+    "scan_pages",
+    "tiff_pixel_size_um",
+    "um_per_unit",
+]
 
 _PAGE_LIMIT = 100_000
 _TAG_LIMIT = 4096
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _TYPE_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _UM_PER_UNIT = {"nm": 1e-3, "um": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0}
+_UM_PER_UNIT |= {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
+_UM_PER_UNIT |= {"angstrom": 1e-4, "picometer": 1e-6}
 _XML_LIMIT = 16 * 2**20
 
 
@@ -47,6 +59,15 @@ class PageRef(NamedTuple):
     """Index of the page in the chain."""
     part: int
     """Which of the images stored one behind another in that page; 0 but for ImageJ's stacks of one page."""
+
+
+class PagePlanes(NamedTuple):
+    """The planes of an image, and what they count through."""
+
+    axes: list[tuple[str, int]]
+    """Name and size of each axis but the channel, slowest first."""
+    channels: list[list[PageRef]]
+    """[plane][channel], the last axis fastest."""
 
 
 def _layout(header: bytes, ndpi: bool) -> tuple[str, struct.Struct, struct.Struct, struct.Struct, int]:
@@ -152,7 +173,7 @@ def main_pages(entries: list[PageEntry]) -> list[int]:
     return [i for i in whole if entries[i][:3] == first[:3]]
 
 
-def page_planes(description: str, group: list[int], *, pages: int, samples: int, values: int) -> list[list[PageRef]]:
+def page_planes(description: str, group: list[int], *, pages: int, samples: int, values: int) -> PagePlanes:
     """Planes of the main image, each with its channels, as the metadata of OME, ImageJ or tifffile order them.
 
     Parameters
@@ -170,9 +191,9 @@ def page_planes(description: str, group: list[int], *, pages: int, samples: int,
 
     Returns
     -------
-    list of list of PageRef
-        [plane][channel]. Planes count through all axes but the channel in the order of the file, the last axis
-        fastest. Without metadata each page is a plane of one channel.
+    PagePlanes
+        Planes count through all axes but the channel in the order of the file, the last axis fastest. Without
+        metadata each page is a plane of one channel.
 
     Raises
     ------
@@ -191,39 +212,16 @@ def page_planes(description: str, group: list[int], *, pages: int, samples: int,
     else:
         refs = [PageRef(page, 0) for page in group]
     # Several series of one size in one file: only the whole list of pages is sure.
-    return _by_plane(declared if total == len(refs) else [("I", len(refs))], refs)
+    return _by_plane(declared if total == len(refs) else [("pages", len(refs))], refs)
 
 
-def chosen_plane(path: Path, planes: list[list[PageRef]], plane: int | None) -> list[PageRef]:
-    """The channels of the plane that is asked for.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    planes : list of list of PageRef
-        What the file holds, [plane][channel].
-    plane : int, optional
-        Which one, counted from 0; may be left out where there is one only.
-
-    Raises
-    ------
-    SourceError
-        If there are several and none is named, or if there is none of this number.
-    """
-    if plane is None and len(planes) > 1:
-        raise refusal(path, f"holds {len(planes)} planes: choose one with plane = 0 to {len(planes) - 1}")
-    if plane is not None and not 0 <= plane < len(planes):
-        raise refusal(path, f"has no plane {plane}: it holds {len(planes)}, counted from 0")
-    return planes[plane or 0]
-
-
-def _by_plane(axes: list[tuple[str, int]], refs: list[PageRef]) -> list[list[PageRef]]:
-    """References in the order of `axes` (slowest first) as [plane][channel]."""
+def _by_plane(axes: list[tuple[str, int]], refs: list[PageRef]) -> PagePlanes:
+    """References in the order of `axes` (slowest first) by plane and channel."""
     index = np.arange(len(refs)).reshape([n for _, n in axes])
     names = [name for name, _ in axes]
     index = np.moveaxis(index, names.index("C"), -1) if "C" in names else index[..., None]
-    return [[refs[i] for i in plane] for plane in index.reshape(-1, index.shape[-1])]
+    planes = [[refs[i] for i in plane] for plane in index.reshape(-1, index.shape[-1])]
+    return PagePlanes([(name.lower(), n) for name, n in axes if name != "C"], planes)
 
 
 def _imagej_axes(description: str, samples: int) -> list[tuple[str, int]]:
@@ -236,7 +234,7 @@ def _imagej_axes(description: str, samples: int) -> list[tuple[str, int]]:
         channels = 1
     axes = [("T", frames), ("Z", slices), ("C", channels)]
     images = re.search(r"^images=(\d{1,9})\s*$", description, re.MULTILINE)
-    return axes if frames * slices * channels > 1 or not images else [("I", max(int(images[1]), 1))]
+    return axes if frames * slices * channels > 1 or not images else [("images", max(int(images[1]), 1))]
 
 
 def _shaped_axes(description: str, values: int) -> list[tuple[str, int]]:
@@ -259,7 +257,29 @@ def _ome_pixels(description: str) -> Element | None:
     return next((e for e in ElementTree.fromstring(description).iter() if e.tag.endswith("Pixels")), None)
 
 
-def _ome_planes(pixels: Element, *, pages: int, samples: int) -> list[list[PageRef]]:
+def ome_channel_names(description: str) -> tuple[str, ...]:
+    """Names of the channels in an OME-XML.
+
+    Parameters
+    ----------
+    description : str
+        ImageDescription of the first page.
+
+    Returns
+    -------
+    tuple of str
+        In the order of the channels, empty where one has none; no names at all without OME-XML.
+
+    Examples
+    --------
+    >>> ome_channel_names('<OME><Pixels><Channel Name="DAPI"/><Channel/></Pixels></OME>')
+    ('DAPI', '')
+    """
+    pixels = _ome_pixels(description)
+    return () if pixels is None else tuple(e.get("Name", "") for e in pixels if e.tag.endswith("Channel"))
+
+
+def _ome_planes(pixels: Element, *, pages: int, samples: int) -> PagePlanes:
     """Planes of an OME-TIFF, from its Pixels element and the chain's length."""
     sizes = {axis: int(pixels.get("Size" + axis, 1)) for axis in "CZT"}
     if samples > 1 and sizes["C"] % samples == 0:
@@ -325,20 +345,26 @@ def tiff_pixel_size_um(description: str, resolution: tuple[float, float], unit: 
     sides = [tags if abs(tags[0] - 25400 / 300) > 1e-3 else (0.0, 0.0)]
     if description.startswith("ImageJ="):
         name = re.search(r"^unit=(.+)$", description, re.MULTILINE)
-        scale = _um_per_unit(name[1]) if name else 0.0
+        scale = um_per_unit(name[1]) if name else 0.0
         sides.insert(0, (x * scale, y * scale))
     if found := re.search(r"\bMPP\s*=\s*(\d+\.?\d*)", description) if description.startswith("Aperio") else None:
         sides.insert(0, (float(found[1]), float(found[1])))
     if (pixels := _ome_pixels(description)) is not None:
         ome = (pixels.get("PhysicalSize" + a, "0") for a in "XY")
-        units = (_um_per_unit(pixels.get(f"PhysicalSize{a}Unit", "um")) for a in "XY")
+        units = (um_per_unit(pixels.get(f"PhysicalSize{a}Unit", "um")) for a in "XY")
         width, height = (float(value) * scale for value, scale in zip(ome, units, strict=True))
         sides.insert(0, (width, height or width))
     width, height = next(((w, h) for w, h in sides if 0.001 <= w <= 100), (0.0, 0.0))
     return width if width and abs(width - height) <= 0.01 * width else None
 
 
-def _um_per_unit(name: str) -> float:
-    """Micrometres per unit of this name; 0 if it is no length."""
+def um_per_unit(name: str) -> float:
+    """Micrometres per unit of this name, short or long; 0 if it is no length.
+
+    Examples
+    --------
+    >>> um_per_unit("nm"), um_per_unit("micrometer"), um_per_unit("pixel")
+    (0.001, 1.0, 0.0)
+    """
     plain = name.strip().replace("\\u00B5", "u").replace("µ", "u").replace("μ", "u")
     return _UM_PER_UNIT.get(plain, 0.0)

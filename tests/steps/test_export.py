@@ -13,15 +13,17 @@ from safetensors import safe_open
 
 from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, ModelError, StoreError
-from unetpipe.geometry import NetGeometry, TileGrid, padded_geometry, unet_geometry
+from unetpipe.geometry import Box, NetGeometry, TileGrid, padded_geometry, unet_geometry
 from unetpipe.inference import predict_image
 from unetpipe.manifests import read_manifest, sha256_of_file
 from unetpipe.netspecs import PaddedUnetSpec, network_spec
 from unetpipe.networks import build_network
 from unetpipe.programs import ONNX_PACKAGES, load_onnx_program, load_torch_program
+from unetpipe.slides import open_plane
+from unetpipe.sources import open_source
 from unetpipe.specs import ImportSpec
 from unetpipe.steps import export as step
-from unetpipe.steps.export import default_window, export, largest_core
+from unetpipe.steps.export import default_window, export, export_pyramids, largest_core
 from unetpipe.steps.import_ import import_
 
 from .conftest import NETWORK, Chain
@@ -180,3 +182,15 @@ def test_the_command(chain: Chain, tmp_path: Path) -> None:
     found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (found.returncode, found.stdout) == (0, "")
     assert found.stderr.splitlines() == ["unetpipe: out/m.pt2: written, and held against the network"]
+
+
+def test_images_and_labels_for_old_viewers(chain: Chain, tmp_path: Path) -> None:
+    for name in ("images/a", "labels/b", "probabilities/m/b", "segmentations/m/b"):
+        export_pyramids(chain[name], output=tmp_path / name.split("/")[0])
+    for name, written in (("images", ["a"]), ("probabilities", ["b"]), ("labels", ["b-classes", "b-instances"])):
+        assert sorted(p.stem for p in (tmp_path / name).iterdir()) == written
+    with open_source(tmp_path / "images" / "a.zarr") as source:
+        box = Box(start=(0, 0), stop=source.shape)
+        assert np.array_equal(source.read(box), open_plane(read_manifest(chain["images/a"]).store / "0").read_whole())
+    with pytest.raises(ConfigError, match="expected a result with images, came one of stage train"):
+        export_pyramids(chain["models/m"], output=tmp_path / "out")

@@ -1,16 +1,19 @@
 """Pixels come in unchanged, with a pyramid, or not at all."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from unetpipe.errors import SourceError
 from unetpipe.manifests import read_manifest
 from unetpipe.slides import area_mean, open_plane
 from unetpipe.specs import IngestSpec
-from unetpipe.steps.ingest import ingest
+from unetpipe.steps.ingest import ingest, intensity_windows
 
 
 @pytest.fixture
@@ -59,6 +62,7 @@ def test_content_does_not_depend_on_the_layout_of_the_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("pixels", "spec", "said"),
     [
+        (np.zeros((20, 20), np.uint8), IngestSpec(channels=("DAPI",)), "does not name its channels, came 'DAPI'"),
         (np.full((20, 20), np.nan, np.float32), IngestSpec(), "s.tif"),
         (np.full((20, 20), np.inf, np.float32), IngestSpec(), "s.tif"),
         (np.zeros((20, 20), np.int32), IngestSpec(), "s.tif"),
@@ -73,4 +77,73 @@ def test_what_cannot_be_used_is_refused_and_no_manifest_written(
     tifffile.imwrite(tmp_path / "s.tif", pixels, photometric="minisblack")
     with pytest.raises(SourceError, match=said):
         ingest(tmp_path / "s.tif", output=output, spec=spec, code="i@1")
+    assert not output.exists()
+
+
+def test_channels_are_chosen_by_name_and_keep_it(tmp_path: Path, output: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (3, 30, 40), dtype=np.uint8)
+    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP", "GFP"]}}
+    tifffile.imwrite(tmp_path / "s.ome.tif", pixels, photometric="minisblack", metadata=metadata)
+    with pytest.raises(SourceError, match="expected one of the channels DAPI, GFP, GFP, came 'GFP'"):
+        ingest(tmp_path / "s.ome.tif", output=output, spec=IngestSpec(channels=("GFP",)), code="i@1")
+    ingest(tmp_path / "s.ome.tif", output=output, spec=IngestSpec(channels=(2, "DAPI")), code="i@1")
+    manifest = read_manifest(output)
+    assert np.array_equal(open_plane(manifest.store / "0").read_whole(), pixels[[2, 0]])
+    assert manifest.facts["channel_names"] == ["GFP", "DAPI"]
+    ome = json.loads((manifest.store / "zarr.json").read_text())["attributes"]["ome"]
+    assert [channel["label"] for channel in ome["omero"]["channels"]] == ["GFP", "DAPI"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.tif", "[1]{2}(3)#%.tif", "мышь 細胞 ü.tif", "-rf $(touch x);'.tif", "a.zarr", "a.npy"]
+)
+def test_any_path_and_any_container_give_the_same_content(tmp_path: Path, output: Path, name: str) -> None:
+    pixels = np.random.default_rng(2).integers(0, 999, (300, 200), dtype=np.uint16)
+    contents = set()
+    for path in (tmp_path / "plain.tif", tmp_path / name):
+        if path.suffix == ".zarr":
+            zarr.create_array(path, shape=pixels.shape, dtype=pixels.dtype, chunks=(64, 100))[...] = pixels
+        elif path.suffix == ".npy":
+            np.save(path, pixels)
+        else:
+            tifffile.imwrite(path, pixels)
+        ingest(path, output=output, spec=IngestSpec(), code="i@1")
+        contents.add(read_manifest(output).content)
+    assert len(contents) == 1
+
+
+def test_every_byte_of_a_folder_counts(tmp_path: Path, output: Path) -> None:
+    array = zarr.create_array(tmp_path / "a", shape=(64, 64), dtype="u1", chunks=(32, 32), compressors=None)
+    contents = []
+    for value in (1, 2):
+        array[40, 40] = value
+        ingest(tmp_path / "a", output=output, spec=IngestSpec(), code="i@1")
+        contents.append(open_plane(read_manifest(output).store / "0").read_whole()[0, 40, 40])
+    assert contents == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "gone"])
+def test_a_source_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, output: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "a.tif"
+    tifffile.imwrite(source, np.zeros((30, 30), np.uint8))
+    if kind == "folder":
+        source = tmp_path / "a"
+        array = zarr.create_array(source, shape=(64, 64), dtype="u1", chunks=(32, 32))
+        array[...] = 1
+
+    def change(levels: Any) -> Any:
+        if kind == "folder":
+            array[40, 40] = 2
+        elif kind == "gone":
+            source.unlink()
+        else:
+            with source.open("ab") as file:
+                file.write(b"more")
+        return intensity_windows(levels)
+
+    monkeypatch.setattr("unetpipe.steps.ingest.intensity_windows", change)
+    with pytest.raises(SourceError, match=r"changed while it was read.*run again"):
+        ingest(source, output=output, spec=IngestSpec(), code="i@1")
     assert not output.exists()

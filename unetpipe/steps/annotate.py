@@ -19,6 +19,7 @@ from unetpipe.labels import carve, class_counts
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
 from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, coarser_block, create_plane, level_shapes, nearest, write_multiscale
+from unetpipe.sourcefiles import check_unchanged, source_stamp
 from unetpipe.specs import AnnotateSpec, canonical_json
 
 __all__ = ["annotate"]
@@ -50,6 +51,7 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
     file = next((name.removeprefix("source/") for name in source.inputs if name.startswith("source/")), "")
     seen = {name: source.facts[name] for name in ("source_shape", "factor", "pixel_size_um")} | {"file": file}
     frame = dataclasses.replace(source, content=canonical_json(seen))
+    stamp = source_stamp(annotation)
     with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[frame], sources=[annotation]) as ledger:
         if ledger.complete:
             return
@@ -57,6 +59,7 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         with open_truth(annotation, spec, shape=resampling.shape, image=file) as truth:
             instances, classes = write_truth(truth, ledger, resampling, spec)
             drawn, kind = truth.count, truth.kind
+        check_unchanged(annotation, stamp)
         counts, found = counted(instances, classes, spec.n_classes)
         if not counts.any():
             why = f"value {spec.ignore_value}" if spec.ignore_value is not None else f"outside: {spec.outside}"
@@ -64,8 +67,9 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         if drawn is not None and drawn > found:
             log.warning("%s: %d of %d shapes have no pixel of their own", annotation, drawn - found, drawn)
         pixel_size = source.facts["pixel_size_um"]
-        for name, plane in (("instances", instances), ("classes", classes)):
-            write_pyramid(name, plane, ledger, pixel_size, resampling.factor)
+        for name, plane, n_classes in (("classes", classes, spec.n_classes), ("instances", instances, 0)):
+            keys = {"pixel_size_um": pixel_size, "factor": resampling.factor, "classes": n_classes}
+            write_pyramid(name, plane, ledger, keys)
         facts = {
             "shape": list(resampling.result),
             "pixel_size_um": pixel_size,
@@ -133,7 +137,7 @@ def counted(instances: Plane, classes: Plane, n_classes: int) -> tuple[NDArray[n
     return counts, found.size - 1
 
 
-def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float | None, factor: float) -> None:
+def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any]) -> None:
     """Write the coarser levels of a label image, each the first of 2 x 2 px, and its metadata."""
     group, shapes = ledger.store / name, level_shapes(plane.shape)
     coarse = [create_plane(group / str(i), shape=shape, dtype=plane.dtype) for i, shape in enumerate(shapes) if i]
@@ -141,5 +145,4 @@ def write_pyramid(name: str, plane: Plane, ledger: Ledger, pixel_size_um: float 
         for unit, box in coarser.iter_shards():
             if f"{name}/{unit}" not in ledger:
                 ledger.append(f"{name}/{unit}", coarser.write_shard(box, coarser_block(finer, box, nearest)))
-    keys: dict[str, Any] = {"pixel_size_um": pixel_size_um, "factor": factor, "centred": False, "label": True}
-    write_multiscale(group, name=name, shapes=list(shapes), **keys)
+    write_multiscale(group, name=name, shapes=list(shapes), centred=False, label=True, **keys)

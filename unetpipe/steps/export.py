@@ -1,4 +1,4 @@
-"""export: a trained network for other software, with all that is needed to apply it."""
+"""export: a trained network, or images of a result, for other software."""
 
 import dataclasses
 import json
@@ -16,6 +16,7 @@ from unetpipe.geometry import NetGeometry
 from unetpipe.manifests import Manifest, read_manifest, sha256_of_file, write_file
 from unetpipe.netspecs import NetworkSpec, network_spec
 from unetpipe.networks import build_network
+from unetpipe.oldzarr import write_old_pyramid
 from unetpipe.programs import (
     CARD,
     check_onnx,
@@ -28,7 +29,7 @@ from unetpipe.programs import (
 )
 from unetpipe.specs import canonical_json
 
-__all__ = ["export"]
+__all__ = ["export", "export_pyramids"]
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,36 @@ def export(
     card |= {"file": path.name, "sha256": sha256_of_file(path)}
     write_file(path.with_name(f"{path.name}.json"), json.dumps(card, indent=1, sort_keys=True).encode() + b"\n")
     log.info("%s: written, and held against the network", path)
+
+
+def export_pyramids(result: Path, *, output: Path) -> None:
+    """Write the images of a result as OME-Zarr 0.4, for viewers that do not read 0.5.
+
+    Reads
+    -----
+    result : manifest of `ingest`, `annotate`, `predict` or `segment`
+
+    Writes
+    ------
+    output : folder
+        ``NAME.zarr``, NAME being the sample's; for labels ``NAME-classes.zarr`` and ``NAME-instances.zarr``.
+
+    Raises
+    ------
+    ConfigError
+        If the result holds no image.
+    StoreError
+        If what is to be written is there already.
+    """
+    found = read_manifest(result)
+    groups = [name for name in (".", "classes", "instances") if f"{name}/zarr.json".removeprefix("./") in found.objects]
+    if not groups:
+        raise ConfigError(f"{result}: expected a result with images, came one of stage {found.stage}; see --format")
+    output.mkdir(parents=True, exist_ok=True)
+    for name in groups:
+        target = output / f"{found.sample}{'' if name == '.' else f'-{name}'}.zarr"
+        write_old_pyramid(found.store / name, target)
+        log.info("%s: written", target)
 
 
 def default_window(geometry: NetGeometry) -> int:

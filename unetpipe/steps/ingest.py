@@ -9,15 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.arrays import ArraySource
 from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.resampling import Resampling
-from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
-from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
+from unetpipe.slides import (
+    Plane,
+    area_mean,
+    coarser_block,
+    create_plane,
+    digest_of,
+    level_shapes,
+    open_plane,
+    shard_boxes,
+    write_multiscale,
+)
+from unetpipe.sourcefiles import check_unchanged, source_stamp
+from unetpipe.sources import Source, channel_index, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
 from unetpipe.tissue import tissue_mask, tissue_measure
 from unetpipe.units import agree, coarse_level, shrink_factor
+from unetpipe.views import link_view
 
 __all__ = ["ingest"]
 
@@ -35,8 +48,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
 
     Reads
     -----
-    image : image file
-        TIFF, PNG or JPEG; 8 or 16 bit or float; grey, RGB or RGBA.
+    image : image file or folder
+        Any that `open_source` takes; 8 or 16 bit or float; grey, RGB or RGBA.
 
     Writes
     ------
@@ -51,7 +64,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     Resampled from the finest level of the source, by `Resampling.image_block`.
     """
     with open_source(image, plane=spec.plane) as source:
-        channels = kept_channels(source, spec)
+        channels, stamp = kept_channels(source, spec), source_stamp(image)
         found = source_pixel_size(source, spec)
         check_needs(source, found, spec)
         frame = resampling_of(source, found, spec)
@@ -61,14 +74,19 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 return
             dtype = image_dtype(source.dtype, image)
             shapes = [(len(channels), *shape) for shape in level_shapes(frame.result)]
-            levels = [create_plane(ledger.store / str(i), shape=shape, dtype=dtype) for i, shape in enumerate(shapes)]
-            copy_pixels(source, channels, frame, levels[0], ledger)
+            finest = used_in_place(source, channels, ledger, spec) if frame.factor == 1 else None
+            levels = [finest] if finest else []
+            for i, shape in list(enumerate(shapes))[len(levels) :]:
+                levels.append(create_plane(ledger.store / str(i), shape=shape, dtype=dtype))
+            if finest is None:
+                copy_pixels(source, channels, frame, levels[0], ledger)
             for finer, coarser in pairwise(levels):
                 for unit, box in coarser.iter_shards():
                     if unit not in ledger:
                         ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))
             windows = intensity_windows(levels)
             tissue = write_tissue(levels, pixel_size, frame.factor, ledger, spec)
+            names = [source.channel_names[i] for i in channels] if source.channel_names else []
             write_multiscale(
                 ledger.store,
                 name=output.name.removesuffix(".json"),
@@ -77,6 +95,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 centred=True,
                 factor=frame.factor,
                 windows=windows,
+                names=names,
+                full=(0, np.iinfo(dtype).max) if dtype.kind == "u" else None,
             )
             facts = {
                 "shape": list(frame.result),
@@ -89,19 +109,29 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 "nominal_um": spec.pixel_size_um or pixel_size,
                 "percentiles": windows,
                 "tissue": tissue,
+                "channel_names": names,
             }
+            check_unchanged(image, stamp)
             ledger.publish(facts)
 
 
 def kept_channels(source: Source, spec: IngestSpec) -> list[int]:
     """Indices of the channels to keep, held against the source's."""
-    channels = list(range(source.channels)) if spec.channels is None else list(spec.channels)
-    if max(channels) >= source.channels:
-        raise SourceError(
-            f"{source.path}: expected channels 0 to {source.channels - 1}, came {max(channels)}; "
-            "correct the column channels of the sample sheet"
-        )
-    return channels
+    if spec.channels is None:
+        return list(range(source.channels))
+    return [channel_index(source, wanted) for wanted in spec.channels]
+
+
+def used_in_place(source: Source, channels: list[int], ledger: Ledger, spec: IngestSpec) -> Plane | None:
+    """Level 0 as links to the chunks of a Zarr source, checked and summed up as a copy would be; None to copy it."""
+    folder = ledger.store / "0"
+    if spec.copy or not isinstance(source, ArraySource) or not link_view(source, channels, folder):
+        return None
+    plane = open_plane(folder)
+    for unit, box in shard_boxes(folder.name, plane.shape):
+        if unit not in ledger:
+            ledger.append(unit, digest_of(checked_image_block(plane.read(box), source.path)))
+    return plane
 
 
 def source_pixel_size(source: Source, spec: IngestSpec) -> float | None:

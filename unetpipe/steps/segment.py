@@ -47,8 +47,8 @@ def segment(probabilities: Path, *, output: Path, spec: SegmentSpec, code: str) 
                 digest = instances.write_shard(box, relabelled(labels, count, lookup))
                 ledger.append(f"instances/{unit}", digest)
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
-        for name, plane in (("classes", classes), ("instances", instances)):
-            write_pyramid(name, plane, ledger, frame)
+        for name, plane, n_classes in (("classes", classes, predicted.channels), ("instances", instances, 0)):
+            write_pyramid(name, plane, ledger, frame | {"classes": n_classes})
         counts = sum(np.array(ledger.units[f"classes/{unit}"]["counts"]) for unit, _ in classes.iter_shards())
         facts = {
             "shape": list(classes.shape),
@@ -74,7 +74,7 @@ def classify_core(
     return core_components(labels, count, core=box, image_width=classes.shape[1])
 
 
-def write_pyramid(name: str, plane: Plane, ledger: Ledger, frame: dict[str, Any]) -> None:
+def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any]) -> None:
     """Write the coarser levels of a label image and its metadata."""
     shapes = level_shapes(plane.shape)
     finer = plane
@@ -86,4 +86,4 @@ def write_pyramid(name: str, plane: Plane, ledger: Ledger, frame: dict[str, Any]
                 ledger.append(f"{name}/{unit}", coarser.write_shard(box, block))
         finer = coarser
     group = ledger.store / name
-    write_multiscale(group, name=name, shapes=list(shapes), centred=False, label=True, **frame)
+    write_multiscale(group, name=name, shapes=list(shapes), centred=False, label=True, **keys)

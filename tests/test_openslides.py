@@ -1,0 +1,79 @@
+"""Slides by OpenSlide against the same pixels by tifffile, and without it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from imagefiles import noise, refused, whole
+from unetpipe.geometry import Box
+from unetpipe.openslides import SLIDE_SUFFIXES
+from unetpipe.sourcefiles import sha256_of_source
+from unetpipe.sources import open_source
+
+
+def test_without_openslide_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    for suffix in SLIDE_SUFFIXES:
+        path = tmp_path / f"a{suffix.upper()}"
+        path.write_bytes(b"\xff\xd8\xff")
+        assert "needs OpenSlide; install the extra: pip install 'unetpipe[slides]'" in refused(path)
+
+
+SLIDES = ["CMU-1-Small-Region.svs", "tcga-cr-7395-01a-01-ts1.svs", "test3-DAPI-2-(387).ndpi", "yb10kx5k.zstd.tiff"]
+
+
+@pytest.mark.parametrize("name", SLIDES)
+def test_two_readers_agree_on_a_slide(data_folder: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("openslide")
+    (tmp_path / "a b[1] ü.bif").symlink_to((data_folder / "wsi" / name).resolve())
+    with open_source(data_folder / "wsi" / name) as ours, open_source(tmp_path / "a b[1] ü.bif") as theirs:
+        assert (ours.shape, ours.channels, ours.dtype) == (theirs.shape, theirs.channels, theirs.dtype)
+        assert ours.pixel_size_um == theirs.pixel_size_um
+        height, width = ours.shape
+        for y, x in ((0, 0), (height // 2, width // 3), (height - 300, width - 200)):
+            box = Box(start=(y, x), stop=(y + 300, x + 200))
+            np.testing.assert_array_equal(ours.read(box), theirs.read(box))
+        assert theirs.read(Box(start=(5, 5), stop=(5, 9))).shape == (3, 0, 4)
+    with pytest.raises(ValueError, match="is closed"):
+        theirs.read(Box(start=(0, 0), stop=(1, 1)))
+
+
+def test_a_slide_of_several_files(tmp_path: Path) -> None:
+    pytest.importorskip("openslide")
+    from PIL import Image
+
+    image = np.kron(noise(32, 40, 3), np.ones((8, 8, 1), np.uint8))
+    for name, step in (("a.jpg", 1), ("map.jpg", 4)):
+        pixels = Image.fromarray(image[::step, ::step])
+        pixels.save(tmp_path / name, quality=98, subsampling=0, restart_marker_blocks=5)
+    keys = ["NoLayers=1", "NoJpegColumns=1", "NoJpegRows=1", "ImageFile=a.jpg", "MapFile=map.jpg", "MacroImage=map.jpg"]
+    lines = ["[Virtual Microscope Specimen]", *keys, "PhysicalWidth=160000", "PhysicalHeight=128000"]
+    (tmp_path / "a.vms").write_text("\n".join(lines))
+    with open_source(tmp_path / "a.vms") as source:
+        assert (source.shape, source.pixel_size_um) == (image.shape[:2], 0.5)
+        pixels = whole(source, 100)
+    assert np.abs(np.moveaxis(pixels, 0, -1).astype(int) - image).max() <= 4
+    digest = sha256_of_source(tmp_path / "a.vms")
+    (tmp_path / "map.jpg").write_bytes(b"other")
+    assert sha256_of_source(tmp_path / "a.vms") != digest
+
+
+def test_two_readers_agree_on_every_pixel_without_loss(tmp_path: Path) -> None:
+    pytest.importorskip("openslide")
+    image = noise(300, 400, 3)
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(128, 128), photometric="rgb", compression="lzw")
+    (tmp_path / "a.scn").symlink_to("a.tif")
+    with open_source(tmp_path / "a.tif") as ours, open_source(tmp_path / "a.scn") as theirs:
+        box = Box(start=(37, 41), stop=(299, 400))
+        np.testing.assert_array_equal(ours.read(box), theirs.read(box))
+
+
+def test_what_openslide_does_not_take_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("openslide")
+    for name, data in (("a.mrxs", b"\xff\xd8\xff"), ("a.dcm", bytes(128) + b"DICM"), ("a.vms", b"[Virtual]\n")):
+        (tmp_path / name).write_bytes(data)
+        assert "is damaged or not supported" in refused(tmp_path / name)
+    assert "no plane 1" in refused(tmp_path / "a.mrxs", plane=1)

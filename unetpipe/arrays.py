@@ -1,0 +1,232 @@
+"""Zarr folders (OME-Zarr 0.4 and 0.5, plain arrays) and NumPy files as sources."""
+
+import ast
+import math
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from unetpipe.geometry import Box
+from unetpipe.ngff import StoredArray, stored_array
+from unetpipe.refusals import (
+    DECODE_LIMIT,
+    check_box,
+    check_declared_size,
+    chosen_plane,
+    damage_reported,
+    refusal,
+)
+from unetpipe.sourcefiles import source_files
+
+__all__ = ["ArraySource", "likely_axes"]
+
+_KINDS = ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
+_MOST_CHANNELS = 4
+_NPY_HEADER_LIMIT = 10_000
+
+
+def likely_axes(shape: Sequence[int]) -> tuple[str, ...]:
+    """Axes of an array that does not name them.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Its shape.
+
+    Returns
+    -------
+    tuple of str
+        y and x; a last axis of at most 4 is the channel, else an axis of at most 4 in front of y and x; all other
+        axes, in front, count planes.
+
+    Examples
+    --------
+    >>> likely_axes((512, 700, 3)), likely_axes((2, 512, 700)), likely_axes((24, 512, 700))
+    (('y', 'x', 'c'), ('c', 'y', 'x'), ('i', 'y', 'x'))
+    """
+    inner: tuple[str, ...] = ("y", "x")
+    if len(shape) > 2 and shape[-1] <= _MOST_CHANNELS:
+        inner = ("y", "x", "c")
+    elif len(shape) > 2 and shape[-3] <= _MOST_CHANNELS:
+        inner = ("c", "y", "x")
+    return ("i",) * (len(shape) - len(inner)) + inner
+
+
+def _npy_header(file: BinaryIO) -> dict[str, Any]:
+    """The dictionary at the start of a .npy file, as numpy.lib.format describes it."""
+    start = file.read(12)
+    width = 2 if start[6:7] == b"\1" else 4
+    length = int.from_bytes(start[8 : 8 + width], "little")
+    if length > _NPY_HEADER_LIMIT:
+        raise ValueError(f"its header declares {length} bytes")
+    file.seek(8 + width)
+    header = ast.literal_eval(file.read(length).decode("utf-8" if start[6:7] == b"\3" else "latin-1"))
+    if not isinstance(header["shape"], tuple) or not all(isinstance(n, int) for n in header["shape"]):
+        raise ValueError(f"it declares the shape {header['shape']!r:.40}")
+    return dict(header)
+
+
+class _NpyArray:
+    """A .npy file read run by run; it is not mapped, since a mapped file that shrinks kills the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            header = _npy_header(file)
+            self.offset = file.tell()
+        columns_first, self.dtype = header["fortran_order"], np.dtype(header["descr"])
+        shape = self.shape = tuple(header["shape"])
+        self.axes = likely_axes(shape)
+        self.order = -1 if columns_first else 1
+        self.stored: tuple[int, ...] = self.shape[:: self.order]
+        axes = self.axes[:: self.order]
+        self.depth = max(axes.index("y"), axes.index("x")) if len(axes) == len(shape) else 0
+        declared, found = math.prod(self.shape) * self.dtype.itemsize, path.stat().st_size - self.offset
+        if found < declared:
+            raise ValueError(f"truncated: it declares {declared} bytes of pixels and has {found}")
+
+    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
+        """Pixels by one integer or slice per axis; the second of y and x, and what follows, is read in one run."""
+        stored = index[:: self.order]
+        outer, inner = stored[: self.depth], stored[self.depth :]
+        steps = [range(n)[i] if isinstance(i, slice) else (i,) for i, n in zip(outer, self.stored, strict=False)]
+        with self.path.open("rb") as file:
+            runs = np.stack([self._run(file, at, inner) for at in product(*steps)])
+        sizes = [len(step) for step, i in zip(steps, outer, strict=True) if isinstance(i, slice)]
+        pixels = runs.reshape(*sizes, *runs.shape[1:])
+        return pixels.T if self.order < 0 else pixels
+
+    def _run(self, file: BinaryIO, at: tuple[int, ...], inner: tuple[Any, ...]) -> NDArray[Any]:
+        """The pixels of one row."""
+        behind = self.stored[len(at) + 1 :]
+        first = int(np.ravel_multi_index((*at, inner[0].start), self.stored[: len(at) + 1])) * math.prod(behind)
+        nbytes = (inner[0].stop - inner[0].start) * math.prod(behind) * self.dtype.itemsize
+        file.seek(self.offset + first * self.dtype.itemsize)
+        data = file.read(nbytes)
+        if len(data) < nbytes:
+            raise ValueError("the file has shrunk")
+        pixels: NDArray[Any] = np.frombuffer(data, self.dtype).reshape(-1, *behind)
+        return pixels[(slice(None), *inner[1:])]
+
+
+def _open_zarr(path: Path, found: StoredArray) -> Any:
+    """The array, after a look at what reading it would cost."""
+    array = zarr.open_array(store=str(found.folder), mode="r")
+    sizes = [file.stat().st_size for file in source_files(found.folder).values() if file.name[0] not in ".z"]
+    stored = sum(sizes)
+    if not stored:
+        raise refusal(path, "holds no pixels: an unfinished or incomplete copy")
+    check_declared_size(path, declared=math.prod(array.shape) * array.dtype.itemsize, stored=stored)
+    # A shard is decoded chunk by chunk, but its index at once, 16 bytes for each.
+    shards = math.prod(-(-s // c) for s, c in zip(array.shards or (), array.chunks, strict=False)) * 16
+    if max(math.prod(array.chunks) * array.dtype.itemsize, shards) > DECODE_LIMIT:
+        raise refusal(path, f"has chunks of {array.chunks} px, over {DECODE_LIMIT} bytes each; write smaller ones")
+    # No codec makes much more of a chunk than it was; what is longer would be decoded before it is found wrong.
+    most = 2 * math.prod(array.shards or array.chunks) * array.dtype.itemsize + 2 * shards + 2**16
+    if max(sizes) > most:
+        raise refusal(
+            path, f"has a chunk of {max(sizes)} bytes, which may hold {most} at most: a damaged or hostile one"
+        )
+    return array
+
+
+class ArraySource:
+    """One plane of a Zarr array or of a .npy file as a source.
+
+    Parameters
+    ----------
+    path : Path
+        A folder (see `stored_array`) or a .npy file. Axes that nothing names are taken by `likely_axes`.
+    plane : int, optional
+        Which one through all axes but channel, y and x, the last of them fastest; needed where there are several.
+
+    Raises
+    ------
+    SourceError
+        If it is damaged, hostile, truncated or without pixels, holds what is not read, or has several planes and none
+        is named.
+
+    Attributes
+    ----------
+    folder : Path or None
+        The array's folder; None for a .npy file.
+    axes : tuple of str
+        Names of its axes.
+    fixed : dict of int to int
+        Position on each axis but channel, y and x.
+    stored_dtype : numpy.dtype
+        Type of the stored values, byte order included.
+
+    Notes
+    -----
+    Chunks that are not stored have the array's fill value, as the format has it: writers leave out what is empty.
+    """
+
+    def __init__(self, path: Path, *, plane: int | None) -> None:
+        self.path = path
+        with damage_reported(path):
+            self.folder: Path | None = None
+            if path.is_dir():
+                found = stored_array(path)
+                self.folder = found.folder
+                self._array: Any = _open_zarr(path, found)
+                axes = found.axes or likely_axes(self._array.shape)
+                self.pixel_size_um, names = found.pixel_size_um, found.channel_names
+            else:
+                self._array, names = _NpyArray(path), ()
+                axes, self.pixel_size_um = self._array.axes, None
+            self._describe(axes, plane)
+        self.channel_names = names if any(names) and len(names) == self.channels else ()
+
+    def _describe(self, axes: tuple[str, ...], plane: int | None) -> None:
+        """Facts from shape and axes, held against what is read."""
+        sizes, dtype = tuple(self._array.shape), np.dtype(self._array.dtype)
+        if dtype.str[1:] not in _KINDS:
+            raise refusal(self.path, f"holds {dtype} values; expected bool, integers or floats of up to 64 bits")
+        if len(axes) != len(sizes) or any(axes.count(name) != 1 for name in "yx") or axes.count("c") > 1:
+            raise refusal(
+                self.path, f"has the axes {', '.join(axes)} of sizes {sizes}; expected y, x and at most one c"
+            )
+        if min(sizes) < 1:
+            raise refusal(self.path, f"declares an array of {sizes}: no pixels")
+        counted = [(name, n) for name, n in zip(axes, sizes, strict=True) if name not in ("c", "y", "x")]
+        number = chosen_plane(self.path, [("images" if name == "i" else name, n) for name, n in counted], plane)
+        at = np.unravel_index(number, [n for _, n in counted]) if counted else ()
+        planar = [k for k, name in enumerate(axes) if name not in ("c", "y", "x")]
+        self.axes, self.fixed = axes, {k: int(i) for k, i in zip(planar, at, strict=True)}
+        self.stored_dtype = dtype
+        self.shape = (sizes[axes.index("y")], sizes[axes.index("x")])
+        self.channels = sizes[axes.index("c")] if "c" in axes else 1
+        kept: dict[str, Any] = {"b1": np.uint8, "f2": np.float32}
+        self.dtype: np.dtype[Any] = np.dtype(kept.get(dtype.str[1:], dtype.newbyteorder("=")))
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Pixels of a box, (C, Y, X); see `unetpipe.sources.Source`."""
+        check_box(box, self.shape)
+        if self._array is None:
+            raise refusal(self.path, "is closed")
+        out = np.empty((self.channels, *box.shape), self.dtype)
+        if not out.size:
+            return out
+        ranges = {"y": box.slices[0], "x": box.slices[1], "c": slice(0, self.channels)}
+        index = tuple(self.fixed.get(k, ranges.get(name)) for k, name in enumerate(self.axes))
+        free = [name for name in self.axes if name in ranges]
+        with damage_reported(self.path):
+            block = np.asarray(self._array[index])
+            out[:] = block.transpose([free.index(name) for name in "cyx" if name in free])
+        return out
+
+    def close(self) -> None:
+        """Let go of the array."""
+        self._array = None
+
+    def __enter__(self) -> "ArraySource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

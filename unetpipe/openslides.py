@@ -1,0 +1,101 @@
+"""Slides by OpenSlide, an optional library: MRXS, SCN, BIF, VMS, VMU, CZI, Sakura and DICOM.
+
+What tifffile reads (SVS, NDPI, generic TIFF) never comes here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetpipe.geometry import Box
+from unetpipe.refusals import check_box, chosen_plane, damage_reported, refusal
+
+__all__ = ["SLIDE_SUFFIXES", "OpenSlideSource"]
+
+SLIDE_SUFFIXES = (".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".svslide", ".czi")
+"""Ends of names that mean a slide for OpenSlide: some of these formats begin as a TIFF or JPEG does."""
+
+
+def _library(path: Path) -> Any:
+    """The optional package."""
+    try:
+        import openslide
+    except ModuleNotFoundError as error:
+        raise refusal(
+            path,
+            f"is a slide of type {path.suffix}, which needs OpenSlide; install the extra: pip install "
+            "'unetpipe[slides]', or from a checkout: pip install '.[slides]'",
+        ) from error
+    return openslide
+
+
+class OpenSlideSource:
+    """The finest level of a slide as a source of three channels.
+
+    Parameters
+    ----------
+    path : Path
+        The slide's first file.
+    plane : int, optional
+        0, for there is one only.
+
+    Raises
+    ------
+    SourceError
+        If OpenSlide is not installed or does not take the file.
+
+    Notes
+    -----
+    What the scanner left out is filled with the slide's background colour, white where it names none.
+    """
+
+    channels = 3
+    channel_names: tuple[str, ...] = ()
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    def __init__(self, path: Path, *, plane: int | None) -> None:
+        self.path = path
+        chosen_plane(path, [], plane)
+        self._library = _library(path)
+        self._slide = self._asked(lambda: self._library.OpenSlide(path))
+        width, height = self._slide.dimensions
+        self.shape = (int(height), int(width))
+        properties = self._slide.properties
+        self._background = np.array([*bytes.fromhex(properties.get("openslide.background-color", "ffffff"))], np.uint8)
+        across, down = (float(properties.get(f"openslide.mpp-{axis}", 0)) for axis in "xy")
+        square = 0.001 <= across <= 100 and abs(across - down) <= 0.01 * across
+        self.pixel_size_um = across if square else None
+
+    def _asked(self, question: Any) -> Any:
+        """The library's answer; its complaint as one line."""
+        with damage_reported(self.path):
+            try:
+                return question()
+            except self._library.OpenSlideError as error:
+                raise refusal(self.path, f"is damaged or not supported (OpenSlide: {error})") from error
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Pixels of a box, (C, Y, X); see `unetpipe.sources.Source`."""
+        check_box(box, self.shape)
+        if self._slide is None:
+            raise refusal(self.path, "is closed")
+        (y, x), (height, width) = box.start, box.shape
+        if not height * width:
+            return np.empty((3, height, width), np.uint8)
+        rgba = self._asked(lambda: np.asarray(self._slide.read_region((x, y), 0, (width, height))))
+        block = np.where(rgba[..., 3:] > 0, rgba[..., :3], self._background)
+        return np.ascontiguousarray(block.transpose(2, 0, 1))
+
+    def close(self) -> None:
+        """Close the slide."""
+        if self._slide is not None:
+            self._slide.close()
+        self._slide = None
+
+    def __enter__(self) -> "OpenSlideSource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

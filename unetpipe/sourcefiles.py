@@ -1,0 +1,136 @@
+"""What a source is made of on disk: its files, the digest of their bytes, and whether they stay the same."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from unetpipe.ngff import is_zarr
+from unetpipe.refusals import refusal
+
+__all__ = ["SourceStamp", "check_unchanged", "files_below", "sha256_of_source", "source_files", "source_stamp"]
+
+SourceStamp = dict[str, tuple[int, int]]
+"""Size in bytes and time of the last change in ns of each file."""
+
+# Slides whose first file only lists the others: in a folder of the same stem, or all beside it.
+_STEM_FOLDER = (".mrxs",)
+_BESIDE = (".vms", ".vmu", ".dcm")
+
+
+def source_files(path: Path) -> dict[str, Path]:
+    """All files of a source, by their place in it.
+
+    Parameters
+    ----------
+    path : Path
+        A file, a slide's first file, or a folder. Symbolic links are followed.
+
+    Returns
+    -------
+    dict of str to Path
+        Sorted by name; the name of a single file is its own.
+
+    Raises
+    ------
+    SourceError
+        If a folder is no Zarr group or array, or if links lead from it to one that it lies in.
+    """
+    if path.is_dir():
+        if not is_zarr(path):
+            raise refusal(path, "is a directory; expected an image file, or the folder of a Zarr image")
+        return files_below(path)
+    if path.suffix.lower() in _STEM_FOLDER and path.with_suffix("").is_dir():
+        return {path.name: path} | dict(sorted(_files_below(path.with_suffix(""), path.parent, ()).items()))
+    if path.suffix.lower() in _BESIDE:
+        return {file.name: file for file in sorted(path.parent.iterdir()) if file.is_file()}
+    return {path.name: path}
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """All files of a folder and those in it, by their path in it; symbolic links are followed.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look.
+
+    Raises
+    ------
+    SourceError
+        If links lead in a circle.
+    """
+    return dict(sorted(_files_below(folder, folder, ()).items()))
+
+
+def _files_below(folder: Path, root: Path, above: tuple[str, ...]) -> dict[str, Path]:
+    """Files of a folder and those in it; `above` are the real paths that led here."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise refusal(root, f"has symbolic links that lead in a circle, from {folder.relative_to(root)}; remove them")
+    found: dict[str, Path] = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found |= _files_below(entry, root, (*above, real))
+        elif entry.is_file():
+            found[entry.relative_to(root).as_posix()] = entry
+    return found
+
+
+def sha256_of_source(path: Path) -> str:
+    """Digest of all bytes of a source.
+
+    Parameters
+    ----------
+    path : Path
+        See `source_files`.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal: of the file's bytes, or of the names and digests of several files.
+    """
+    files = source_files(path)
+    digests = {name: _sha256(file) for name, file in files.items()}
+    if list(files.values()) == [path]:
+        return digests[path.name]
+    return hashlib.sha256("".join(f"{digest} {name}\n" for name, digest in digests.items()).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_stamp(path: Path) -> SourceStamp:
+    """Sizes and times of a source's files, to be compared by `check_unchanged`.
+
+    Parameters
+    ----------
+    path : Path
+        See `source_files`.
+    """
+    found = {name: file.stat() for name, file in source_files(path).items()}
+    return {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
+
+
+def check_unchanged(path: Path, stamp: SourceStamp) -> None:
+    """Refuse a source that is not what it was: what was read of it may be half of each.
+
+    Parameters
+    ----------
+    path : Path
+        See `source_files`.
+    stamp : dict
+        What `source_stamp` gave before the first read.
+
+    Raises
+    ------
+    SourceError
+        If a file came, went, or has another size or time.
+    """
+    now = source_stamp(path) if path.exists() else {}
+    changed = sorted(name for name in stamp.keys() | now.keys() if stamp.get(name) != now.get(name))
+    if changed:
+        where = "" if changed == [path.name] else f" ({changed[0]})"
+        raise refusal(path, f"changed while it was read{where}; run again when nothing writes to it any more")
