@@ -8,6 +8,7 @@ import tifffile
 
 from unetpipe.errors import ConfigError
 from unetpipe.samples import read_samples
+from unetpipe.specs import IngestSpec
 from unetpipe.steps.sheet import sheet
 
 LABELS = np.zeros((40, 40), dtype=np.uint8)
@@ -30,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_is_written_is_read(folder: Path) -> None:
     said = sheet(folder, output=Path("config/s.tsv"))
-    found = read_samples(Path("config/s.tsv"), None)
+    found = read_samples(Path("config/s.tsv"), IngestSpec())
     assert {(s.image, s.annotation, s.split == "predict") for s in found.values()} == {
         (f"my data [1]/images/{n}.tif", "" if "slide" in n else f"my data [1]/masks/{n}.tif", "slide" in n)
         for n in ("a (1)", "ж'ö", 'q"x', "slide, 2; z")
@@ -62,7 +63,7 @@ def test_a_sheet_that_is_there_stays(folder: Path) -> None:
         sheet(folder, output=output)
     assert output.read_text() == "mine"
     sheet(folder, output=output, overwrite=True, split="100,0,0")
-    assert {s.split for s in read_samples(output, None).values()} == {"train", "predict"}
+    assert {s.split for s in read_samples(output, IngestSpec()).values()} == {"train", "predict"}
 
 
 @pytest.mark.parametrize("split", ["70,30", "a,b,c", "0,50,50", "-1,1,1", "nan,1,1", "1,inf,1", ""])
@@ -101,7 +102,7 @@ def test_the_sheet_is_the_same_each_time(folder: Path) -> None:
 
 def test_public_nuclei_are_recognised(data_folder: Path, tmp_path: Path) -> None:
     said = sheet(data_folder / "dsb2018", output=tmp_path / "s.tsv")
-    found = read_samples(tmp_path / "s.tsv", None)
+    found = read_samples(tmp_path / "s.tsv", IngestSpec())
     assert len(found) == len(list((data_folder / "dsb2018" / "images").iterdir()))
     assert all(s.annotation.endswith(".tif") for s in found.values())
     assert "by their values, annotations are of kind instances: set annotate.kind to instances" in said
