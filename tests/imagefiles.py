@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import SourceError
 from unetpipe.geometry import Box
-from unetpipe.sources import Source, open_source
+from unetpipe.sources.images import Source, open_source
 
 Array = NDArray[Any]
 

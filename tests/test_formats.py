@@ -8,7 +8,7 @@ from unetpipe.errors import SourceError
 from unetpipe.geometry import Box
 from unetpipe.manifests import read_manifest
 from unetpipe.slides import open_plane
-from unetpipe.sources import checked_image_block, image_dtype, open_source
+from unetpipe.sources.images import checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
 from unetpipe.steps.ingest import ingest
 

@@ -15,7 +15,7 @@ from imagefiles import noise, whole
 from unetpipe.errors import StoreError
 from unetpipe.oldzarr import write_old_pyramid
 from unetpipe.slides import area_mean, create_plane, nearest, write_multiscale
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 
 
 def pyramid(group: Path, coloured: int | None) -> list[np.ndarray]:

@@ -20,13 +20,10 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
-    **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
+    **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
     **dict.fromkeys(["manifests", "annotations", "figures"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts"], 4),
-    **dict.fromkeys(
-        ["arrays", "ngff", "refusals", "sourcefiles", "tiffsegments", "openslides", "bitmaps", "oldzarr", "views"], 3
-    ),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {
@@ -39,7 +36,7 @@ FOREIGN: dict[int, set[str]] = {
 }
 ONLY_IN = {
     "dask": {"inference"},
-    "openslide": {"openslides"},
+    "openslide": {"sources"},
     "pydantic": {"parsing"},
     "safetensors": {"checkpoints"},
     "typer": {"cli"},

@@ -20,7 +20,7 @@ from typing import IO, Any
 from unetpipe import __version__
 from unetpipe.errors import AnnotationError, SourceError, StoreError
 from unetpipe.signals import stop_if_asked
-from unetpipe.sourcefiles import files_below, sha256_of_source
+from unetpipe.sources.files import files_below, sha256_of_source
 from unetpipe.specs import canonical_json
 
 __all__ = [

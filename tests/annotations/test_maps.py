@@ -15,7 +15,7 @@ from unetpipe.annotations.truths import open_truth
 from unetpipe.errors import AnnotationError, ConfigError
 from unetpipe.geometry import Box
 from unetpipe.labels import compact, instances_of_classes, instances_of_mask
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 from unetpipe.specs import AnnotateSpec
 
 COLOURS = {"background": "#000000", "cell": "#ff0000", "debris": "#00FF00", "ignore": "#0000ff"}

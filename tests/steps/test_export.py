@@ -20,7 +20,7 @@ from unetpipe.netspecs import PaddedUnetSpec, network_spec
 from unetpipe.networks import build_network
 from unetpipe.programs import ONNX_PACKAGES, load_onnx_program, load_torch_program
 from unetpipe.slides import open_plane
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 from unetpipe.specs import ImportSpec
 from unetpipe.steps import export as step
 from unetpipe.steps.export import default_window, export, export_pyramids, largest_core

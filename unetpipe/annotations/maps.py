@@ -12,7 +12,7 @@ from unetpipe.errors import AnnotationError
 from unetpipe.geometry import Box
 from unetpipe.instances import CoreComponents, core_components, label_core, relabelled, resolve
 from unetpipe.labels import IGNORE
-from unetpipe.sources import Source
+from unetpipe.sources.images import Source
 from unetpipe.specs import AnnotateSpec
 
 __all__ = ["InstanceMap", "MapTruth", "PartsMap", "Truth", "open_map"]

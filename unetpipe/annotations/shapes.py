@@ -12,7 +12,7 @@ import numpy as np
 from unetpipe.errors import AnnotationError
 from unetpipe.labels import IGNORE
 from unetpipe.polygons import Rings, area_of
-from unetpipe.refusals import refusal
+from unetpipe.sources.refusals import refusal
 
 __all__ = ["MAX_VERTICES", "ClassNames", "Shape", "polygon_of", "refused", "shape_of"]
 

@@ -19,7 +19,7 @@ from unetpipe.annotations.shapes import MAX_VERTICES, ClassNames, Shape, refused
 from unetpipe.geometry import Box
 from unetpipe.labels import IGNORE
 from unetpipe.polygons import paint, polygons_of
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 from unetpipe.specs import AnnotateSpec
 
 __all__ = ["ShapeTruth", "form_of", "open_truth"]

@@ -19,7 +19,7 @@ from unetpipe.labels import carve, class_counts
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
 from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, coarser_block, create_plane, level_shapes, nearest, write_multiscale
-from unetpipe.sourcefiles import check_unchanged, source_stamp
+from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.specs import AnnotateSpec, canonical_json
 
 __all__ = ["annotate"]

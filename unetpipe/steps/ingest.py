@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.arrays import ArraySource
 from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, open_ledger
@@ -25,12 +24,13 @@ from unetpipe.slides import (
     shard_boxes,
     write_multiscale,
 )
-from unetpipe.sourcefiles import check_unchanged, source_stamp
-from unetpipe.sources import Source, channel_index, checked_image_block, image_dtype, open_source
+from unetpipe.sources.arrays import ArraySource
+from unetpipe.sources.files import check_unchanged, source_stamp
+from unetpipe.sources.images import Source, channel_index, checked_image_block, image_dtype, open_source
+from unetpipe.sources.views import link_view
 from unetpipe.specs import IngestSpec
 from unetpipe.tissue import tissue_mask, tissue_measure
 from unetpipe.units import agree, coarse_level, shrink_factor
-from unetpipe.views import link_view
 
 __all__ = ["ingest"]
 

@@ -14,7 +14,7 @@ from unetpipe.examination import count_parts
 from unetpipe.geometry import Box
 from unetpipe.layouts import KNOWN, SHAPES, Pair, coco_pairs, find_pairs, iter_files, named, split_lists, with_splits
 from unetpipe.manifests import write_file
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 
 __all__ = ["sheet"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from unetpipe.arrays import ArraySource
-from unetpipe.sourcefiles import files_below
+from unetpipe.sources.arrays import ArraySource
+from unetpipe.sources.files import files_below
 
 __all__ = ["link_view"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from imagefiles import noise, png_bytes, read, refused
 from unetpipe.errors import SourceError
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 
 
 @pytest.mark.parametrize(("samples", "kept"), [(1, 1), (2, 1), (3, 3), (4, 3)])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
 from unetpipe.geometry import Box
-from unetpipe.refusals import (
+from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     Palette,
     check_box,
@@ -24,7 +24,7 @@ from unetpipe.refusals import (
     damage_reported,
     refusal,
 )
-from unetpipe.tiffpages import (
+from unetpipe.sources.tiffpages import (
     PageRef,
     main_pages,
     ome_channel_names,
@@ -32,7 +32,7 @@ from unetpipe.tiffpages import (
     scan_pages,
     tiff_pixel_size_um,
 )
-from unetpipe.tiffsegments import PALETTE, YCBCR, page_segments
+from unetpipe.sources.tiffsegments import PALETTE, YCBCR, page_segments
 
 __all__ = ["TiffSource"]
 

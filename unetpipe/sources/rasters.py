@@ -10,10 +10,10 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.bitmaps import bmp_header, bmp_image
-from unetpipe.codestreams import jpeg_frame
 from unetpipe.geometry import Box
-from unetpipe.refusals import (
+from unetpipe.sources.bitmaps import bmp_header, bmp_image
+from unetpipe.sources.codestreams import jpeg_frame
+from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     Palette,
     check_box,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.refusals import check_box, chosen_plane, damage_reported, refusal
+from unetpipe.sources.refusals import check_box, chosen_plane, damage_reported, refusal
 
 __all__ = ["SLIDE_SUFFIXES", "OpenSlideSource"]
 

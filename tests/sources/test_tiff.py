@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from imagefiles import UPRIGHT, Array, noise, page_tags, read, refused, tiff_bytes, whole
 from unetpipe.geometry import Box
-from unetpipe.sources import Source, open_source
-from unetpipe.tiff import TiffSource
+from unetpipe.sources.images import Source, open_source
+from unetpipe.sources.tiff import TiffSource
 
 LAYOUTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "one strip": (np.uint8, {}),
@@ -245,7 +245,7 @@ def test_a_box_decodes_only_what_it_meets(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unetpipe.tiff._CACHE_BYTES", 1000)
+    monkeypatch.setattr("unetpipe.sources.tiff._CACHE_BYTES", 1000)
     tifffile.imwrite(tmp_path / "a.tif", noise(128, 160), compression="zlib", tile=(32, 32))
     with open_source(tmp_path / "a.tif") as source:
         assert isinstance(source, TiffSource)

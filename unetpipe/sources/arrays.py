@@ -12,8 +12,9 @@ import zarr
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.ngff import StoredArray, stored_array
-from unetpipe.refusals import (
+from unetpipe.sources.files import source_files
+from unetpipe.sources.ngff import StoredArray, stored_array
+from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     check_box,
     check_declared_size,
@@ -21,7 +22,6 @@ from unetpipe.refusals import (
     damage_reported,
     refusal,
 )
-from unetpipe.sourcefiles import source_files
 
 __all__ = ["ArraySource", "likely_axes"]
 

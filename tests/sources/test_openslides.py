@@ -9,9 +9,9 @@ import tifffile
 
 from imagefiles import noise, refused, whole
 from unetpipe.geometry import Box
-from unetpipe.openslides import SLIDE_SUFFIXES
-from unetpipe.sourcefiles import sha256_of_source
-from unetpipe.sources import open_source
+from unetpipe.sources.files import sha256_of_source
+from unetpipe.sources.images import open_source
+from unetpipe.sources.openslides import SLIDE_SUFFIXES
 
 
 def test_without_openslide_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from imagefiles import Array, noise, read, refused, whole
-from unetpipe.arrays import likely_axes
 from unetpipe.geometry import Box
 from unetpipe.slides import create_plane, write_multiscale
-from unetpipe.sources import open_source
+from unetpipe.sources.arrays import likely_axes
+from unetpipe.sources.images import open_source
 
 SIZES = {"t": 2, "c": 3, "z": 4, "y": 45, "x": 70}
 UNITS = {"y": {"unit": "micrometer"}, "x": {"unit": "micrometer"}, "z": {"unit": "micrometer"}}

@@ -22,7 +22,7 @@ from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from imagefiles import noise, page_tags, png_bytes, tiff_bytes, whole
 from unetpipe.errors import SourceError
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 
 
 def faults() -> dict[str, tuple[bytes, str]]:
@@ -98,7 +98,7 @@ import json, pathlib, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from unetpipe.errors import SourceError
 from unetpipe.geometry import Box
-from unetpipe.sources import open_source
+from unetpipe.sources.images import open_source
 for name in json.load(sys.stdin):
     signal.alarm(10)
     try:
@@ -126,7 +126,7 @@ def outcomes(paths: list[Path]) -> dict[str, tuple[str, Any]]:
     """What a process makes of each file: it must survive, print nothing else, take 10 s a file and 1 GB at most."""
     command = [sys.executable, "-W", "error", "-c", CHILD]
     names = json.dumps([str(path) for path in paths])
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(command, input=names, capture_output=True, text=True, timeout=300, cwd=root, check=False)
     assert done.stderr == ""
     assert done.returncode == 0

@@ -136,7 +136,7 @@ def test_what_cannot_be_linked_is_copied(
 
 
 def test_many_files_are_copied_into_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unetpipe.views._MOST_FILES", 35)
+    monkeypatch.setattr("unetpipe.sources.views._MOST_FILES", 35)
     write_array(tmp_path / "a", "cyx", 3)
     assert copied_files(ingested(tmp_path / "a", tmp_path)) == 1
 

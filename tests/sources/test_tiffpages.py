@@ -9,8 +9,8 @@ import tifffile
 
 from imagefiles import noise, page_tags, read, refused, tiff_bytes, whole
 from unetpipe.errors import SourceError
-from unetpipe.sources import open_source
-from unetpipe.tiffpages import tiff_pixel_size_um
+from unetpipe.sources.images import open_source
+from unetpipe.sources.tiffpages import tiff_pixel_size_um
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from imagefiles import Array, noise, read, refused, whole
 from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
-from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
+from unetpipe.sources.images import Source, checked_image_block, image_dtype, open_source
 
 
 def boxes(height: int, width: int) -> st.SearchStrategy[Box]:

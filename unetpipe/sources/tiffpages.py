@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from unetpipe.refusals import refusal
+from unetpipe.sources.refusals import refusal
 
 __all__ = [
     "PageEntry",

@@ -4,8 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from unetpipe.ngff import is_zarr
-from unetpipe.refusals import refusal
+from unetpipe.sources.ngff import is_zarr
+from unetpipe.sources.refusals import refusal
 
 __all__ = ["SourceStamp", "check_unchanged", "files_below", "sha256_of_source", "source_files", "source_stamp"]
 

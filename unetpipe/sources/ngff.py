@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unetpipe.refusals import refusal
-from unetpipe.tiffpages import um_per_unit
+from unetpipe.sources.refusals import refusal
+from unetpipe.sources.tiffpages import um_per_unit
 
 __all__ = ["StoredArray", "is_zarr", "stored_array"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unetpipe.errors import SourceError
-from unetpipe.sourcefiles import check_unchanged, sha256_of_source, source_files, source_stamp
+from unetpipe.sources.files import check_unchanged, sha256_of_source, source_files, source_stamp
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
-from unetpipe.codestreams import CodeFrame, jpeg2000_frame, jpeg_frame, jpegxl_frame, rgb_of_ycbcr, webp_frame
-from unetpipe.refusals import DECODE_LIMIT, check_declared_size, refusal
+from unetpipe.sources.codestreams import CodeFrame, jpeg2000_frame, jpeg_frame, jpegxl_frame, rgb_of_ycbcr, webp_frame
+from unetpipe.sources.refusals import DECODE_LIMIT, check_declared_size, refusal
 
 __all__ = ["PALETTE", "YCBCR", "Segments", "page_segments"]
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.arrays import ArraySource
 from unetpipe.geometry import Box
-from unetpipe.ngff import is_zarr
-from unetpipe.openslides import SLIDE_SUFFIXES, OpenSlideSource
-from unetpipe.rasters import RasterSource
-from unetpipe.refusals import Palette, damage_reported, refusal
-from unetpipe.tiff import TiffSource
+from unetpipe.sources.arrays import ArraySource
+from unetpipe.sources.ngff import is_zarr
+from unetpipe.sources.openslides import SLIDE_SUFFIXES, OpenSlideSource
+from unetpipe.sources.rasters import RasterSource
+from unetpipe.sources.refusals import Palette, damage_reported, refusal
+from unetpipe.sources.tiff import TiffSource
 
 __all__ = ["Source", "channel_index", "checked_image_block", "image_dtype", "open_source"]
 
