@@ -57,7 +57,7 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
         device = choose_device()
         set_tensorfloat32(False)
         if device.type == "cpu":
-            log.warning("predict: no GPU found; using the CPU with %d threads", torch.get_num_threads())
+            log.warning("predict: no GPU to use; using the CPU with %d threads", torch.get_num_threads())
         pixels = open_plane(source.store / "0")
         limits = intensity_range(trained[0].facts["intensity"], pixels.dtype, source.facts["percentiles"])
         nets = [network_spec(model.facts["network"]) for model in trained]
