@@ -196,7 +196,8 @@ class AugmentSpec(Checked):
     copies: int = key(16, "patches drawn per training image", at_least=1)
     input_px: int = key(
         572,
-        "input side of a patch; must be legal for one network at least, the others see the largest legal middle part",
+        "input side of a patch; must be legal for one network at least, the others see as much of its middle as "
+        "the labels need",
         unit="px",
         at_least=1,
     )

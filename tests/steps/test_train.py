@@ -9,14 +9,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, ModelError
 from unetpipe.manifests import Ledger, read_manifest
+from unetpipe.netspecs import PaddedUnetSpec, UnetSpec
 from unetpipe.specs import TrainSpec, canonical_json
-from unetpipe.steps.train import train
+from unetpipe.steps.train import seen_side, train
 
 from .conftest import NETWORK, TRAIN, Chain
 
@@ -91,6 +94,23 @@ def test_validation_has_all_scores_and_chooses_by_the_one_asked_for(chain: Chain
         assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
     lowest = min(facts["history"], key=lambda row: row["validation_loss"])
     assert facts["kept_step"] == lowest["step"]
+
+
+@pytest.mark.parametrize(
+    ("network", "input_px", "output_px", "side"),
+    [
+        (UnetSpec(), 572, 388, 572),
+        (UnetSpec(), 572, 196, 380),
+        (PaddedUnetSpec(features=(4, 8, 16, 32)), 380, 380, 380),
+        (PaddedUnetSpec(features=(4, 8, 16, 32)), 380, 196, 208),
+        (PaddedUnetSpec(features=(4, 8, 16, 32)), 381, 196, 381),
+    ],
+)
+def test_no_network_sees_more_than_its_labels_need(network: Any, input_px: int, output_px: int, side: int) -> None:
+    """With pixels in sight that have no labels, batch norms learn to blank them out, also where they are wanted."""
+    facts = {"channels": 1, "input_px": input_px, "output_px": output_px}
+    patches: Any = [SimpleNamespace(facts=facts)]
+    assert seen_side(patches, replace(TRAIN, network=network)) == side
 
 
 def test_without_validation_images_the_last_parameters_are_kept(chain: Chain, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def write_cost(output: Path, seconds_per_step: float, device: torch.device) -> N
 
 
 def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:
-    """Side in px of what the network sees of each patch: all of it, or its largest legal part in the middle."""
+    """Side in px of the part in the middle of each patch that the network sees: no more than its labels need."""
     if not patches:
         raise ConfigError("samples.tsv: no sample of split train; mark at least one annotated image as train")
     for manifest in patches:
@@ -234,7 +234,10 @@ def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:
                 f"{manifest.path}: expected {spec.network.channels} channel(s) as the network has, came {channels}; "
                 "set network.channels, or choose channels in the sample sheet"
             )
-    return spec.network.geometry.side_within(patches[0].facts["input_px"])
+    geometry, facts = spec.network.geometry, patches[0].facts
+    whole, needed = geometry.side_within(facts["input_px"]), geometry.input_side(facts["output_px"])
+    # A batch norm counts what nothing is known of, too: networks have learned to answer there with a constant.
+    return needed if needed < whole and (whole - needed) % 2 == 0 else whole
 
 
 def check_validation(manifests: Sequence[Manifest], spec: TrainSpec) -> None:
