@@ -8,7 +8,8 @@ PYTHON = python3
 VENV = .venv
 ENTER = . $(VENV)/bin/activate
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
-INSTALL = $(PIP) install -qq
+# Python compiles what it imports; compiling all that is installed takes longer than most of the rest.
+INSTALL = $(PIP) install -qq --no-compile
 
 run: $(VENV)/.installed
 	$(ENTER) && snakemake --cores 8 --resources gpu=1
