@@ -21,7 +21,7 @@ __all__ = ["default_yaml", "reference_page", "schema"]
 # Where the default configuration differs from the defaults: a small network on small patches.
 EXAMPLE: dict[str, dict[str, Any]] = {
     "augment": {"input_px": 380, "copies": 16},
-    "train": {"steps": 300, "validate_every": 100, "learning_rate": 0.003},
+    "train": {"steps": 200, "validate_every": 100, "learning_rate": 0.003},
 }
 CLASSES = ("background", "cell")
 MODEL = {"unet16": {"network": {"base_width": 16}}}
