@@ -8,8 +8,7 @@ PYTHON = python3
 VENV = .venv
 ENTER = . $(VENV)/bin/activate
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
-# Python compiles what it imports; compiling all that is installed takes longer than most of the rest.
-INSTALL = $(PIP) install -qq --no-compile
+INSTALL = $(PIP) install -qq
 
 run: $(VENV)/.installed
 	$(ENTER) && snakemake --cores 8 --resources gpu=1
