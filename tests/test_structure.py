@@ -21,9 +21,9 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
-    **dict.fromkeys(["manifests", "annotations", "figures"], 3),
+    **dict.fromkeys(["manifests", "annotations", "figures", "draws"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["checkup", "layouts"], 4),
+    **dict.fromkeys(["checkup", "layouts", "trainset"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

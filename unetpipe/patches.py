@@ -17,7 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from unetpipe.errors import StoreError
 from unetpipe.slides import digest_of
 
-__all__ = ["PatchStore", "PatchStores", "create_patches", "open_patches"]
+__all__ = ["Patch", "PatchStore", "PatchStores", "create_patches", "middle", "open_patches", "patch_bytes"]
 
 BLOCK = 8
 # What the table of a shard says of a chunk that is not there.
@@ -130,11 +130,28 @@ class PatchStores:
         for store in self.stores:
             if index < len(store):
                 image, classes, weights = store.read(index)
-                margin = (image.shape[-1] - self.side) // 2
-                seen = slice(margin, margin + self.side)
-                return image[:, seen, seen], classes, weights
+                return middle(image, self.side), classes, weights
             index -= len(store)
         raise IndexError(index)
+
+
+def middle(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """The centred (C, side, side) part of an image, (C, n, n)."""
+    margin = (image.shape[-1] - side) // 2
+    return image[:, margin : margin + side, margin : margin + side]
+
+
+def patch_bytes(*, channels: int, input_px: int, output_px: int) -> int:
+    """Bytes of a patch: what it takes in memory, and at most on disk.
+
+    Examples
+    --------
+    4 * 572^2 for a grey image, (1 + 4) * 388^2 for its classes and weights:
+
+    >>> patch_bytes(channels=1, input_px=572, output_px=388)
+    2061456
+    """
+    return 4 * channels * input_px**2 + 5 * output_px**2
 
 
 def create_patches(folder: Path, *, count: int, channels: int, input_px: int, output_px: int) -> PatchStore:

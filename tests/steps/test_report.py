@@ -152,7 +152,7 @@ def write_weights(root: Path, sample: str, side: int) -> None:
         write_levels(
             ledger, "", np.linspace(0, 10, side * side, dtype=np.float32).reshape(side, side), lambda a: a[::2, ::2]
         )
-        ledger.publish({"shape": [side, side]})
+        ledger.publish({"shape": [side, side], "form": "unet2015"})
 
 
 def write_doctor(root: Path) -> None:
