@@ -16,7 +16,6 @@ from unetpipe.slides import (
     coarser_block,
     create_plane,
     digest_of,
-    level_shapes,
     nearest,
     open_plane,
     write_multiscale,
@@ -85,17 +84,6 @@ def test_digest_does_not_know_memory_layout() -> None:
     assert digest_of(block) != digest_of(block.T)
 
 
-def test_area_mean_by_hand() -> None:
-    assert area_mean(np.array([[1, 2, 9], [3, 4, 9], [0, 1, 7]], np.uint8)).tolist() == [[3, 9], [1, 7]]
-    assert area_mean(np.array([[0.0, 1.0], [2.0, 4.0]], np.float32)).tolist() == [[1.75]]
-    top = np.full((2, 2, 2), 65535, np.uint16)
-    assert area_mean(top).tolist() == [[[65535]], [[65535]]]
-
-
-def test_nearest_invents_no_label() -> None:
-    assert nearest(np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint32)).tolist() == [[1, 3], [7, 9]]
-
-
 @pytest.mark.parametrize("reduce", [area_mean, nearest])
 def test_coarser_levels_do_not_know_the_shards(tmp_path: Path, reduce) -> None:
     pixels, _ = filled(tmp_path / "0", (75, 45), 16)
@@ -103,11 +91,6 @@ def test_coarser_levels_do_not_know_the_shards(tmp_path: Path, reduce) -> None:
     for _, box in coarser.iter_shards():
         coarser.write_shard(box, coarser_block(open_plane(tmp_path / "0"), box, reduce))
     assert np.array_equal(coarser.read_whole(), reduce(pixels))
-
-
-def test_pyramid_halves() -> None:
-    assert level_shapes((513, 3)) == [(513, 3), (257, 2), (129, 1)]
-    assert level_shapes((1, 1)) == [(1, 1)]
 
 
 @pytest.mark.parametrize("pixel_size", [None, 0.25])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
+from unetpipe.manifests import Ledger
+from unetpipe.pyramids import area_mean, level_shapes, nearest
+from unetpipe.shards import COMPRESSORS, FAULTS, ShardTable, encoded_shard, in_threads
 
 __all__ = [
     "Plane",
@@ -28,6 +31,7 @@ __all__ = [
     "level_shapes",
     "nearest",
     "open_plane",
+    "write_missing",
     "write_multiscale",
 ]
 
@@ -73,6 +77,11 @@ class Plane:
         """Side of a shard in px."""
         return int(self.array.shards[-1])
 
+    @property
+    def chunk_side(self) -> int:
+        """Side of a chunk in px."""
+        return int(self.array.chunks[-1])
+
     def iter_shards(self) -> Iterator[tuple[str, Box]]:
         """Name (``level/y/x``) and box of every shard, in raster order."""
         side = self.shard_side
@@ -91,16 +100,32 @@ class Plane:
         Raises
         ------
         StoreError
-            If a chunk's checksum does not fit, or a chunk cannot be decoded.
+            If a chunk's checksum does not fit, or a chunk cannot be decoded or was never written.
         """
+        out = np.empty((*self.array.shape[:-2], *box.shape), self.dtype)
+        side, chunk = self.shard_side, self.chunk_side
+        tables: dict[tuple[int, int], ShardTable] = {}
+
+        def decode(at: tuple[int, int]) -> None:
+            """Copy what a chunk, counted over the whole array, has of the box."""
+            (row, y), (column, x) = (divmod(i, side // chunk) for i in at)
+            place = y * (side // chunk) + x
+            values = tables[row, column].chunk(place, (*self.array.shape[:-2], chunk, chunk), self.dtype)
+            origin = (at[0] * chunk, at[1] * chunk)
+            met = box.relative_to(origin).clipped((chunk, chunk))
+            into = met.relative_to((box.start[0] - origin[0], box.start[1] - origin[1]))
+            out[(..., *into.slices)] = values[(..., *met.slices)]
+
         try:
-            block: NDArray[Any] = np.asarray(self.array[(..., *box.slices)])
-        except (ValueError, RuntimeError) as error:
+            for at in met_by(box, side):
+                tables[at] = ShardTable.of(self.shard_path(at), (side // chunk) ** 2)
+            in_threads(decode, met_by(box, chunk))
+        except FAULTS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(
                 f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again"
             ) from None
-        return block
+        return out
 
     def write_shard(self, box: Box, block: NDArray[Any]) -> str:
         """Write one whole shard durably.
@@ -121,14 +146,61 @@ class Plane:
         start, stop = box.start, box.stop
         assert all(a % side == 0 and b == min(a + side, n) for a, b, n in zip(start, stop, self.shape, strict=True))
         assert block.dtype == self.dtype
-        self.array[(..., *box.slices)] = block
-        parts = ["c", *(["0"] if self.array.ndim == 3 else []), str(start[0] // side), str(start[1] // side)]
-        descriptor = os.open(self.folder.joinpath(*parts), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        path = self.shard_path((start[0] // side, start[1] // side))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(encoded_shard(self.chunks_of(block)))
+            file.flush()
+            os.fsync(file.fileno())
         return digest_of(block)
+
+    def shard_path(self, at: tuple[int, int]) -> Path:
+        """File of the shard in a row and column of shards."""
+        leading = ["0"] * (self.array.ndim - 2)
+        return self.folder.joinpath("c", *leading, str(at[0]), str(at[1]))
+
+    def chunks_of(self, block: NDArray[Any]) -> list[NDArray[Any] | None]:
+        """The chunks of a shard, those cut by the image's border filled up with 0, those outside None."""
+        side, chunk = self.shard_side, self.chunk_side
+        found: list[NDArray[Any] | None] = []
+        for y in range(0, side, chunk):
+            for x in range(0, side, chunk):
+                part = block[..., y : y + chunk, x : x + chunk]
+                missing = (chunk - part.shape[-2], chunk - part.shape[-1])
+                if any(missing) and part.size:
+                    part = np.pad(part, [(0, 0)] * (part.ndim - 2) + [(0, n) for n in missing])
+                found.append(part if part.size else None)
+        return found
+
+
+def write_missing(plane: Plane, make: Callable[[Box], NDArray[Any]], ledger: Ledger) -> None:
+    """Write the shards of a plane that its ledger does not know; each is written while the next one is made.
+
+    Parameters
+    ----------
+    plane : Plane
+        Where to.
+    make : callable
+        Gives the pixels of a shard's box, one after the other in raster order.
+    ledger : Ledger
+        Knows what is there; a shard is recorded when it is durable.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="shards") as pool:
+        before: tuple[str, Future[str]] | None = None
+        for name, box in plane.iter_shards():
+            if name not in ledger:
+                block = make(box)
+                done, before = before, (name, pool.submit(plane.write_shard, box, block))
+                if done:
+                    ledger.append(done[0], done[1].result())
+        if before:
+            ledger.append(before[0], before[1].result())
+
+
+def met_by(box: Box, side: int) -> list[tuple[int, int]]:
+    """Rows and columns of the squares of a side in px that meet a box."""
+    rows, columns = (range(a // side, -(-b // side)) for a, b in zip(box.start, box.stop, strict=True))
+    return [(row, column) for row in rows for column in columns] if min(box.shape) else []
 
 
 def digest_of(block: NDArray[Any]) -> str:
@@ -169,10 +241,9 @@ def create_plane(
             dtype=np.dtype(dtype),
             chunks=(*leading, chunk, chunk),
             shards=(*leading, side, side),
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            compressors=COMPRESSORS,
             dimension_names=list(axes or "cyx"[-len(shape) :]),
             fill_value=0,
-            config={"write_empty_chunks": True},
         )
     return open_plane(folder, writable=True)
 
@@ -191,45 +262,16 @@ def open_plane(folder: Path, *, writable: bool = False) -> Plane:
         raise StoreError(
             f"{folder}: no readable array ({type(error).__name__}); delete the store and run again"
         ) from None
-    return Plane(array.with_config({"write_empty_chunks": True}), folder)
+    inner = getattr(array.metadata.codecs[0], "codecs", ())  # type: ignore[union-attr]
+    if [codec.to_dict()["name"] for codec in inner] != ["bytes", "zstd", "crc32c"]:
+        raise StoreError(f"{folder}: no array that unetpipe has written; delete the store and run again")
+    return Plane(array, folder)
 
 
 def coarser_block(finer: Plane, box: Box, reduce: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
     """The pixels of `box` in the next coarser level, made of the finer one by `area_mean` or `nearest`."""
     start, stop = (box.start[0] * 2, box.start[1] * 2), (box.stop[0] * 2, box.stop[1] * 2)
     return np.ascontiguousarray(reduce(finer.read(Box(start=start, stop=stop).clipped(finer.shape))))
-
-
-def level_shapes(shape: tuple[int, int], *, smallest: int = 256) -> list[tuple[int, int]]:
-    """Heights and widths of a pyramid that halves until a level fits into `smallest` px.
-
-    Examples
-    --------
-    >>> level_shapes((1000, 600))
-    [(1000, 600), (500, 300), (250, 150)]
-    """
-    shapes = [shape]
-    while max(shapes[-1]) > smallest:
-        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
-    return shapes
-
-
-def area_mean(block: NDArray[Any]) -> NDArray[Any]:
-    """Half the size of (..., Y, X) by the mean of 2 x 2 px; an odd last row or column is averaged over what is there.
-
-    Integers are rounded half up.
-    """
-    padded = np.pad(block, [(0, 0)] * (block.ndim - 2) + [(0, n % 2) for n in block.shape[-2:]], mode="edge")
-    wide: NDArray[Any] = padded.astype(np.uint32 if padded.dtype.kind == "u" else np.float64)
-    total = wide[..., ::2, ::2] + wide[..., 1::2, ::2] + wide[..., ::2, 1::2] + wide[..., 1::2, 1::2]
-    mean = (total + 2) // 4 if padded.dtype.kind == "u" else total / 4
-    result: NDArray[Any] = mean.astype(block.dtype)
-    return result
-
-
-def nearest(block: NDArray[Any]) -> NDArray[Any]:
-    """Half the size of (..., Y, X) by the first of each 2 x 2 px: labels are never averaged."""
-    return np.ascontiguousarray(block[..., ::2, ::2])
 
 
 def write_multiscale(

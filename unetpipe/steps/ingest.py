@@ -13,7 +13,7 @@ from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.resampling import Resampling
-from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_multiscale
+from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_missing, write_multiscale
 from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
 from unetpipe.tissue import tissue_mask, tissue_measure
@@ -64,9 +64,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
             levels = [create_plane(ledger.store / str(i), shape=shape, dtype=dtype) for i, shape in enumerate(shapes)]
             copy_pixels(source, channels, frame, levels[0], ledger)
             for finer, coarser in pairwise(levels):
-                for unit, box in coarser.iter_shards():
-                    if unit not in ledger:
-                        ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))
+                write_missing(coarser, lambda box, finer=finer: coarser_block(finer, box, area_mean), ledger)  # type: ignore[misc]
             windows = intensity_windows(levels)
             tissue = write_tissue(levels, pixel_size, frame.factor, ledger, spec)
             write_multiscale(
@@ -142,14 +140,16 @@ def resampling_of(source: Source, size_um: float | None, spec: IngestSpec) -> Re
 
 def copy_pixels(source: Source, channels: list[int], frame: Resampling, plane: Plane, ledger: Ledger) -> None:
     """Write level 0 shard by shard."""
+    # A list would copy what a slice only points at.
+    kept = slice(None) if channels == list(range(source.channels)) else channels
 
     def read(box: Box) -> NDArray[Any]:
-        return checked_image_block(source.read(box), source.path)[channels]
+        return checked_image_block(source.read(box), source.path)[kept]
 
-    for unit, box in plane.iter_shards():
-        if unit not in ledger:
-            block = read(box) if frame.factor == 1 else resampled(read, frame, box, plane)
-            ledger.append(unit, plane.write_shard(box, np.ascontiguousarray(block)))
+    def make(box: Box) -> NDArray[Any]:
+        return read(box) if frame.factor == 1 else resampled(read, frame, box, plane)
+
+    write_missing(plane, make, ledger)
 
 
 def resampled(read: Callable[[Box], NDArray[Any]], frame: Resampling, box: Box, plane: Plane) -> NDArray[Any]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.geometry import Box
 from unetpipe.manifests import open_ledger, read_manifest
-from unetpipe.slides import create_plane, open_plane
+from unetpipe.slides import create_plane, open_plane, write_missing
 from unetpipe.specs import WeighSpec
 from unetpipe.weights import FADE_FLOOR, FADE_SIGMA_PX, border_weights, faded_weights, reach_px
 
@@ -45,15 +46,16 @@ def weigh(labels: Path, *, output: Path, spec: WeighSpec, code: str) -> None:
         instances = open_plane(source.store / "instances" / "0")
         classes = open_plane(source.store / "classes" / "0")
         weights = create_plane(ledger.store / "0", shape=instances.shape, dtype=np.float32)
-        begun, todo = time.monotonic(), [(unit, box) for unit, box in weights.iter_shards() if unit not in ledger]
-        margin = margin_px(spec)
-        for unit, box in todo:
+        begun, margin = time.monotonic(), margin_px(spec)
+        todo = sum(box.shape[0] * box.shape[1] for unit, box in weights.iter_shards() if unit not in ledger)
+
+        def make(box: Box) -> NDArray[np.float32]:
             window = box.grown(margin).clipped(weights.shape)
             block = weighed(instances.read(window), classes.read(window), spec)
-            inside = box.relative_to(window.start).slices
-            ledger.append(unit, weights.write_shard(box, np.ascontiguousarray(block[inside])))
-        pixels = sum(box.shape[0] * box.shape[1] for _, box in todo)
-        log.info("weighed %.3g pixels, %.3g per second", pixels, pixels / max(time.monotonic() - begun, 1e-9))
+            return block[box.relative_to(window.start).slices]
+
+        write_missing(weights, make, ledger)
+        log.info("weighed %.3g pixels, %.3g per second", todo, todo / max(time.monotonic() - begun, 1e-9))
         ledger.publish({"shape": list(weights.shape), "form": spec.form})
 
 
