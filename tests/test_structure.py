@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "sources", "tiff", "tiffpages", "rasters", "codestreams", "patches", "checkpoints"], 3),
-    **dict.fromkeys(["manifests", "annotations", "figures", "draws", "shards"], 3),
+    **dict.fromkeys(["manifests", "annotations", "figures", "draws", "shards", "writing"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts", "trainset"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),

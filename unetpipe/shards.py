@@ -92,15 +92,15 @@ def _encoded(chunk: NDArray[Any] | None) -> bytes:
     return body + _checksum(body)
 
 
-def _checksum(content: bytes) -> bytes:
+def _checksum(content: bytes | memoryview) -> bytes:
     """Checksum of bytes, as it stands behind them."""
     checksum: int = google_crc32c.value(content)
     return checksum.to_bytes(4, "little")
 
 
-def _checked(content: bytes) -> bytes:
+def _checked(content: bytes) -> memoryview:
     """What stands in front of a checksum of its own."""
-    body = content[:-4]
+    body = memoryview(content)[:-4]
     if len(content) < 4 or _checksum(body) != content[-4:]:
         raise ValueError("the checksum does not fit")
     return body

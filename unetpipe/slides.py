@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
-from unetpipe.manifests import Ledger
 from unetpipe.pyramids import area_mean, level_shapes, nearest
 from unetpipe.shards import COMPRESSORS, FAULTS, ShardTable, encoded_shard, in_threads
 
@@ -31,7 +29,6 @@ __all__ = [
     "level_shapes",
     "nearest",
     "open_plane",
-    "write_missing",
     "write_multiscale",
 ]
 
@@ -171,30 +168,6 @@ class Plane:
                     part = np.pad(part, [(0, 0)] * (part.ndim - 2) + [(0, n) for n in missing])
                 found.append(part if part.size else None)
         return found
-
-
-def write_missing(plane: Plane, make: Callable[[Box], NDArray[Any]], ledger: Ledger) -> None:
-    """Write the shards of a plane that its ledger does not know; each is written while the next one is made.
-
-    Parameters
-    ----------
-    plane : Plane
-        Where to.
-    make : callable
-        Gives the pixels of a shard's box, one after the other in raster order.
-    ledger : Ledger
-        Knows what is there; a shard is recorded when it is durable.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="shards") as pool:
-        before: tuple[str, Future[str]] | None = None
-        for name, box in plane.iter_shards():
-            if name not in ledger:
-                block = make(box)
-                done, before = before, (name, pool.submit(plane.write_shard, box, block))
-                if done:
-                    ledger.append(done[0], done[1].result())
-        if before:
-            ledger.append(before[0], before[1].result())
 
 
 def met_by(box: Box, side: int) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.resampling import Resampling
-from unetpipe.slides import Plane, area_mean, coarser_block, create_plane, level_shapes, write_missing, write_multiscale
+from unetpipe.slides import Plane, create_plane, level_shapes, write_multiscale
 from unetpipe.sources import Source, checked_image_block, image_dtype, open_source
 from unetpipe.specs import IngestSpec
 from unetpipe.tissue import tissue_mask, tissue_measure
 from unetpipe.units import agree, coarse_level, shrink_factor
+from unetpipe.writing import write_levels
 
 __all__ = ["ingest"]
 
@@ -62,9 +62,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
             dtype = image_dtype(source.dtype, image)
             shapes = [(len(channels), *shape) for shape in level_shapes(frame.result)]
             levels = [create_plane(ledger.store / str(i), shape=shape, dtype=dtype) for i, shape in enumerate(shapes)]
-            copy_pixels(source, channels, frame, levels[0], ledger)
-            for finer, coarser in pairwise(levels):
-                write_missing(coarser, lambda box, finer=finer: coarser_block(finer, box, area_mean), ledger)  # type: ignore[misc]
+            copy_pixels(source, channels, frame, levels, ledger)
             windows = intensity_windows(levels)
             tissue = write_tissue(levels, pixel_size, frame.factor, ledger, spec)
             write_multiscale(
@@ -138,8 +136,8 @@ def resampling_of(source: Source, size_um: float | None, spec: IngestSpec) -> Re
         raise SourceError(f"{source.path}: {error} ({size_um:.4g} um) or ingest.pixel_size_um") from None
 
 
-def copy_pixels(source: Source, channels: list[int], frame: Resampling, plane: Plane, ledger: Ledger) -> None:
-    """Write level 0 shard by shard."""
+def copy_pixels(source: Source, channels: list[int], frame: Resampling, levels: list[Plane], ledger: Ledger) -> None:
+    """Write all levels in one pass over the source."""
     # A list would copy what a slice only points at.
     kept = slice(None) if channels == list(range(source.channels)) else channels
 
@@ -147,9 +145,9 @@ def copy_pixels(source: Source, channels: list[int], frame: Resampling, plane: P
         return checked_image_block(source.read(box), source.path)[kept]
 
     def make(box: Box) -> NDArray[Any]:
-        return read(box) if frame.factor == 1 else resampled(read, frame, box, plane)
+        return read(box) if frame.factor == 1 else resampled(read, frame, box, levels[0])
 
-    write_missing(plane, make, ledger)
+    write_levels(levels, make, ledger)
 
 
 def resampled(read: Callable[[Box], NDArray[Any]], frame: Resampling, box: Box, plane: Plane) -> NDArray[Any]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
 from unetpipe.manifests import open_ledger, read_manifest
-from unetpipe.slides import create_plane, open_plane, write_missing
+from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import WeighSpec
 from unetpipe.weights import FADE_FLOOR, FADE_SIGMA_PX, border_weights, faded_weights, reach_px
+from unetpipe.writing import write_missing
 
 __all__ = ["weigh"]
 
