@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import google_crc32c
 import imagecodecs
@@ -92,16 +92,16 @@ def _encoded(chunk: NDArray[Any] | None) -> bytes:
     return body + _checksum(body)
 
 
-def _checksum(content: bytes | memoryview) -> bytes:
+def _checksum(content: bytes) -> bytes:
     """Checksum of bytes, as it stands behind them."""
     checksum: int = google_crc32c.value(content)
     return checksum.to_bytes(4, "little")
 
 
-def _checked(content: bytes) -> memoryview:
-    """What stands in front of a checksum of its own."""
-    body = memoryview(content)[:-4]
-    if len(content) < 4 or _checksum(body) != content[-4:]:
+def _checked(file: IO[bytes], size: int) -> bytes:
+    """The next bytes of a file without the checksum that ends them."""
+    body, checksum = file.read(max(size - 4, 0)), file.read(4)
+    if _checksum(body) != checksum:
         raise ValueError("the checksum does not fit")
     return body
 
@@ -126,7 +126,7 @@ class ShardTable:
         """Read the table of a shard of `count` chunks; one of `FAULTS` if it is damaged."""
         with path.open("rb") as file:
             file.seek(-(16 * count + 4), os.SEEK_END)
-            table = _checked(file.read())
+            table = _checked(file, 16 * count + 4)
         numbers = struct.unpack(f"<{2 * count}Q", table)
         return cls(path, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
 
@@ -137,7 +137,7 @@ class ShardTable:
             raise ValueError("it was never written")
         with self.path.open("rb") as file:
             file.seek(start)
-            body = _checked(file.read(size))
+            body = _checked(file, size)
         chunk = np.empty(shape, dtype.newbyteorder("<"))
         found = imagecodecs.zstd_decode(body, out=chunk.reshape(-1).view(np.uint8).data)
         if len(found) != math.prod(shape) * dtype.itemsize:
