@@ -62,8 +62,8 @@ def in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return list(pool.map(call, items))
 
 
-def encoded_shard(chunks: Sequence[NDArray[Any] | None]) -> bytes:
-    """All bytes of a shard.
+def encoded_shard(chunks: Sequence[NDArray[Any] | None]) -> list[bytes]:
+    """All bytes of a shard, in pieces.
 
     Parameters
     ----------
@@ -72,15 +72,15 @@ def encoded_shard(chunks: Sequence[NDArray[Any] | None]) -> bytes:
 
     Returns
     -------
-    bytes
-        Equal chunks give equal bytes.
+    list of bytes
+        To be written one behind the other. Equal chunks give equal bytes.
     """
     parts = in_threads(_encoded, chunks)
     table, end = b"", 0
     for part in parts:
         table += struct.pack("<QQ", end, len(part)) if part else struct.pack("<QQ", MISSING, MISSING)
         end += len(part)
-    return b"".join([*parts, table, _checksum(table)])
+    return [*parts, table, _checksum(table)]
 
 
 def _encoded(chunk: NDArray[Any] | None) -> bytes:

@@ -146,7 +146,7 @@ class Plane:
         path = self.shard_path((start[0] // side, start[1] // side))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            file.write(encoded_shard(self.chunks_of(block)))
+            file.writelines(encoded_shard(self.chunks_of(block)))
             file.flush()
             os.fsync(file.fileno())
         return digest_of(block)

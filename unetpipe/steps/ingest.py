@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
+from unetpipe.intensity import percentile
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, create_plane, level_shapes, write_multiscale
@@ -186,5 +187,4 @@ def write_tissue(
 def intensity_windows(levels: list[Plane]) -> list[tuple[float, float]]:
     """Low and high percentile of each channel, from the finest level that is small enough."""
     small = [plane for plane in levels if plane.shape[0] * plane.shape[1] <= STATISTICS_PX] or levels[-1:]
-    pixels: NDArray[Any] = small[0].read_whole()
-    return [tuple(float(v) for v in np.percentile(channel, (LOW, HIGH))) for channel in pixels]  # type: ignore[misc]
+    return [(percentile(channel, LOW), percentile(channel, HIGH)) for channel in small[0].read_whole()]
