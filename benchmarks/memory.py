@@ -1,4 +1,4 @@
-"""Peak memory of ingest and predict on a small and on a large slide: it must not grow with the slide.
+"""Peak memory of the stages that read slides, on a small one and on a large one: it must not grow with the slide.
 
 Run: python benchmarks/memory.py [--sides 4096 16384] [--folder DIR]
 
@@ -54,15 +54,18 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}")
     print(f"{'side':>8} {'stage':>8} {'seconds':>8} {'Mpx/s':>6} {'peak MB':>8}")
-    peaks: dict[str, list[float]] = {"ingest": [], "predict": []}
+    peaks: dict[str, list[float]] = {"ingest": [], "annotate": [], "weigh": [], "predict": []}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         trained = model(folder / "models" / "m.json")
         for side in options.sides:
-            source, image = folder / f"{side}.tif", folder / "images" / f"{side}.json"
-            stage("simulate", str(source), "--spec", f'{{"side": {side}}}')
+            source, truth = folder / f"{side}.tif", folder / f"{side}-truth.tif"
+            image, labels, weights = (folder / kind / f"{side}.json" for kind in ("images", "labels", "weights"))
+            stage("simulate", str(source), "--annotation", str(truth), "--spec", f'{{"side": {side}}}')
             runs = {
                 "ingest": ("ingest", str(source), "--output", str(image)),
+                "annotate": ("annotate", str(truth), str(image), "--output", str(labels)),
+                "weigh": ("weigh", str(labels), "--output", str(weights)),
                 "predict": (
                     "predict",
                     str(image),

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from unetpipe.augment import GreyCurve, draw_deformation, draw_grey_curve, generator, grey_curve
+from unetpipe.augment import (
+    Disturbance,
+    GreyCurve,
+    disturbed,
+    draw_deformation,
+    draw_disturbance,
+    draw_grey_curve,
+    generator,
+    grey_curve,
+)
 from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.warp import Deformation, deformed_patch, source_positions, spline_coefficients
 
@@ -198,3 +207,56 @@ class TestGreyCurve:
     def test_curves_that_do_not_increase_are_refused(self, black: float, white: float, slope: float) -> None:
         with pytest.raises(ConfigError, match="does not increase"):
             GreyCurve(black=black, white=white, slope=slope)
+
+
+class TestDisturbance:
+    def test_none_is_the_image_itself(self) -> None:
+        image = sample((20, 30))[0]
+        assert disturbed(image, Disturbance(), generator(1)) is image
+
+    def test_noise_has_its_deviation_and_is_new_for_every_pixel_and_channel(self) -> None:
+        image = np.full((2, 200, 200), 0.25, np.float32)
+        noise = disturbed(image, Disturbance(noise=0.1), generator(1)) - image
+        # 80,000 normal numbers: the deviation's own standard error is 0.1 / 400.
+        assert abs(noise.std() - 0.1) < 0.0015
+        assert abs(noise.mean()) < 0.002
+        assert abs(np.corrcoef(noise.reshape(2, -1))[0, 1]) < 0.02
+        again = disturbed(image, Disturbance(noise=0.1), generator(1)) - image
+        np.testing.assert_array_equal(noise, again)
+
+    def test_blur_spreads_a_point_as_a_gaussian_and_keeps_sums(self) -> None:
+        image = np.zeros((2, 41, 41), np.float32)
+        image[0, 20, 20] = 1
+        found = disturbed(image, Disturbance(blur_px=2.0), generator(1))
+        y, x = np.indices((41, 41)) - 20
+        kernel = np.exp(-(y**2 + x**2) / 8)
+        np.testing.assert_allclose(found[0], kernel / kernel.sum(), atol=2e-5)
+        assert not found[1].any(), "channels do not mix"
+        flat = np.full((1, 9, 9), 0.3, np.float32)
+        np.testing.assert_allclose(disturbed(flat, Disturbance(blur_px=3.0), generator(1)), flat, rtol=1e-6)
+
+    def test_gamma_is_odd_keeps_order_and_is_undone_by_its_inverse(self) -> None:
+        values = np.linspace(-2, 2, 401, dtype=np.float32).reshape(1, 1, -1)
+        found = disturbed(values, Disturbance(gamma=1.7), generator(1))
+        np.testing.assert_allclose(found, np.sign(values) * np.abs(values) ** 1.7, rtol=1e-5, atol=1e-7)
+        assert (np.diff(found) > 0).all()
+        np.testing.assert_allclose(disturbed(found, Disturbance(gamma=1 / 1.7), generator(1)), values, atol=1e-5)
+
+    def test_draws_stay_within_their_limits_and_do_not_depend_on_each_other(self) -> None:
+        drawn = [draw_disturbance(generator(k), blur_px=2.0, noise=0.1, gamma=1.5) for k in range(300)]
+        for values, low, high in (
+            ([d.blur_px for d in drawn], 0.0, 2.0),
+            ([d.noise for d in drawn], 0.0, 0.1),
+            ([math.log(d.gamma) for d in drawn], -math.log(1.5), math.log(1.5)),
+        ):
+            assert low <= min(values) < low + 0.1 * (high - low)
+            assert high >= max(values) > high - 0.1 * (high - low)
+            assert abs(np.mean(values) - (low + high) / 2) < 0.05 * (high - low)
+        alone = [draw_disturbance(generator(k), gamma=1.5) for k in range(5)]
+        assert [d.gamma for d in alone] == [d.gamma for d in drawn[:5]]
+        assert all(d.noise == d.blur_px == 0 for d in alone)
+
+    @pytest.mark.parametrize("keys", [{"blur_px": -1.0}, {"noise": math.nan}, {"gamma": 0.0}, {"gamma": math.inf}])
+    def test_what_is_out_of_range_is_refused(self, keys: dict[str, float]) -> None:
+        with pytest.raises(ConfigError, match="expected"):
+            Disturbance(**keys)

@@ -329,6 +329,18 @@ def test_spec_from_json_names_the_place() -> None:
         spec_from_json(AnnotateSpec, "{", "annotate --spec")
 
 
+@pytest.mark.parametrize(("copies", "kinds"), [(3, 1), (0, 4)])
+def test_without_stored_patches_a_training_needs_what_they_are_drawn_from(config, copies: int, kinds: int) -> None:
+    found = config(augment={"copies": copies})
+    model = next(iter(found.models))
+    names = [
+        f"{kind}/{s}" for kind in ("patches", "images", "labels", "weights")[:kinds] for s in found.by_split["train"]
+    ]
+    assert found.taught_by(model) == names
+    drawing = ["unetpipe.draws"] if copies == 0 else []
+    assert found.training_modules(model) == found.network_modules(model) + drawing
+
+
 @pytest.mark.parametrize("name", ["config", "isbi2012", "dsb2018"])
 def test_shipped_configurations_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

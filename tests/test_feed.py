@@ -79,6 +79,25 @@ def test_what_fits_is_read_once(room: int, reads: int, monkeypatch: pytest.Monke
     assert patches.reads == reads
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_drawn_patches_have_new_numbers_in_every_epoch_and_none_is_kept(workers: int) -> None:
+    patches = Numbered(4)
+    with Feed(patches, seed=3, draws=12, workers=workers, device=CPU, drawn=True) as feed:
+        found = taken(feed, list(range(12)))
+        assert found == [patch_index(3, draw, 4) + 4 * (draw // 4) for draw in range(12)]
+        assert sorted(found) == list(range(12))
+        assert not feed.kept
+    with Feed(patches, seed=3, draws=12, workers=workers, device=CPU, drawn=True) as feed:
+        assert taken(feed, [7, 8]) == found[7:9], "a training that goes on draws the same"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_hits_are_counted(workers: int) -> None:
+    with Feed(Numbered(), seed=1, draws=21, workers=workers, device=CPU) as feed:
+        taken(feed, list(range(21)))
+        assert (feed.reads, feed.hits) == (21, 14)
+
+
 def test_waiting_is_measured() -> None:
     with Feed(Numbered(seconds=0.005), seed=1, draws=4, workers=0, device=CPU) as feed:
         taken(feed, [0, 1, 2, 3])

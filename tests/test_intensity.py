@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unetpipe.intensity import intensity_range, normalise
+from unetpipe.intensity import intensity_range, normalise, percentile
 
 
 @pytest.mark.parametrize(("dtype", "top"), [("uint8", 255.0), ("uint16", 65535.0), ("float32", 1.0)])
@@ -20,3 +20,12 @@ def test_low_becomes_0_and_high_becomes_1() -> None:
     found = normalise(image, [(10.0, 30.0), (5.0, 5.0)])
     assert found.dtype == np.float32
     assert found.tolist() == [[[0.0, 1.0, 0.5]], [[0.0, 0.0, 1.0]]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (37, 53)])
+def test_percentiles_are_those_of_numpy(dtype: type, shape: tuple[int, int]) -> None:
+    values = np.random.default_rng(0).gamma(2.0, 20.0, shape).clip(0, 255).astype(dtype)
+    for share in (0.0, 1.0, 33.3, 50.0, 99.8, 100.0):
+        assert percentile(values, share) == pytest.approx(float(np.percentile(values, share)), rel=1e-6, abs=1e-9)
+    assert percentile(np.full(shape, 7, dtype), 99.8) == 7.0

@@ -13,8 +13,10 @@ from referencing.jsonschema import DRAFT202012
 
 from imagefiles import noise, whole
 from unetpipe.errors import StoreError
+from unetpipe.multiscales import write_multiscale
 from unetpipe.oldzarr import write_old_pyramid
-from unetpipe.slides import area_mean, create_plane, nearest, write_multiscale
+from unetpipe.pyramids import area_mean, nearest
+from unetpipe.slides import create_plane
 from unetpipe.sources.images import open_source
 
 

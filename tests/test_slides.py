@@ -1,26 +1,14 @@
 """Planes on disk: round trips, alignment, damage, and metadata by the official schema."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from jsonschema import Draft202012Validator
-from referencing import Registry
-from referencing.jsonschema import DRAFT202012
 
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
-from unetpipe.slides import (
-    area_mean,
-    coarser_block,
-    create_plane,
-    digest_of,
-    level_shapes,
-    nearest,
-    open_plane,
-    write_multiscale,
-)
+from unetpipe.pyramids import area_mean, nearest
+from unetpipe.slides import coarser_block, create_plane, digest_of, open_plane
 
 
 def filled(folder: Path, shape: tuple[int, ...], side: int) -> tuple[np.ndarray, list[str]]:
@@ -85,17 +73,6 @@ def test_digest_does_not_know_memory_layout() -> None:
     assert digest_of(block) != digest_of(block.T)
 
 
-def test_area_mean_by_hand() -> None:
-    assert area_mean(np.array([[1, 2, 9], [3, 4, 9], [0, 1, 7]], np.uint8)).tolist() == [[3, 9], [1, 7]]
-    assert area_mean(np.array([[0.0, 1.0], [2.0, 4.0]], np.float32)).tolist() == [[1.75]]
-    top = np.full((2, 2, 2), 65535, np.uint16)
-    assert area_mean(top).tolist() == [[[65535]], [[65535]]]
-
-
-def test_nearest_invents_no_label() -> None:
-    assert nearest(np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint32)).tolist() == [[1, 3], [7, 9]]
-
-
 @pytest.mark.parametrize("reduce", [area_mean, nearest])
 def test_coarser_levels_do_not_know_the_shards(tmp_path: Path, reduce) -> None:
     pixels, _ = filled(tmp_path / "0", (75, 45), 16)
@@ -103,82 +80,3 @@ def test_coarser_levels_do_not_know_the_shards(tmp_path: Path, reduce) -> None:
     for _, box in coarser.iter_shards():
         coarser.write_shard(box, coarser_block(open_plane(tmp_path / "0"), box, reduce))
     assert np.array_equal(coarser.read_whole(), reduce(pixels))
-
-
-def test_pyramid_halves() -> None:
-    assert level_shapes((513, 3)) == [(513, 3), (257, 2), (129, 1)]
-    assert level_shapes((1, 1)) == [(1, 1)]
-
-
-@pytest.mark.parametrize("pixel_size", [None, 0.25])
-@pytest.mark.parametrize("label", [False, True])
-def test_metadata_is_valid_ome_zarr(tmp_path: Path, data_folder: Path, pixel_size: float | None, label: bool) -> None:
-    shapes = [(40, 50), (20, 25)] if label else [(3, 40, 50), (3, 20, 25)]
-    for level, shape in enumerate(shapes):
-        filled(tmp_path / str(level), shape, 16)
-    windows = None if label else [(0.0, 9.0)] * 3
-    write_multiscale(
-        tmp_path,
-        name="a",
-        shapes=list(shapes),
-        pixel_size_um=pixel_size,
-        centred=True,
-        label=label,
-        classes=3,
-        windows=windows,
-        names=["a", "", "µ"],
-        full=(0, 255),
-    )
-    folder = data_folder / "ngff" / "0.5" / "schemas"
-    schemas = [json.loads(p.read_text()) for p in folder.glob("*.schema")]
-    registry = Registry().with_resources([(s["$id"], DRAFT202012.create_resource(s)) for s in schemas])
-    attributes = json.loads((tmp_path / "zarr.json").read_text())["attributes"]
-    for name in ["image", "strict_image"] if not label else ["image", "label"]:
-        schema = json.loads((folder / f"{name}.schema").read_text())
-        Draft202012Validator(schema, registry=registry).validate(attributes)
-
-
-@pytest.mark.parametrize("coloured", [None, 0, 3])
-def test_metadata_is_valid_by_a_second_opinion(tmp_path: Path, coloured: int | None) -> None:
-    yaozarrs = pytest.importorskip("yaozarrs")
-    leading = (2,) if coloured is None else ()
-    shapes = [(*leading, 40, 50), (*leading, 20, 25)]
-    for level, shape in enumerate(shapes):
-        filled(tmp_path / str(level), shape, 16)
-    windows = [(1.0, 9.0)] * 2 if coloured is None else None
-    names = ["DAPI", "GFP"]
-    write_multiscale(
-        tmp_path,
-        name="a",
-        shapes=shapes,
-        pixel_size_um=0.5,
-        centred=False,
-        label=coloured is not None,
-        classes=coloured or 0,
-        windows=windows,
-        names=names,
-    )
-    yaozarrs.validate_zarr_store(str(tmp_path))
-
-
-def test_what_viewers_are_told(tmp_path: Path) -> None:
-    write_multiscale(
-        tmp_path,
-        name="a",
-        shapes=[(2, 8, 8)],
-        pixel_size_um=0.5,
-        centred=True,
-        windows=[(3, 200), (0, 9)],
-        names=["DAPI", "GFP"],
-        full=(0, 255),
-    )
-    ome = json.loads((tmp_path / "zarr.json").read_text())["attributes"]["ome"]
-    assert ome["omero"]["channels"] == [
-        {"active": True, "color": "FF0000", "label": "DAPI", "window": {"min": 0, "max": 255, "start": 3, "end": 200}},
-        {"active": True, "color": "00FF00", "label": "GFP", "window": {"min": 0, "max": 255, "start": 0, "end": 9}},
-    ]
-    write_multiscale(tmp_path, name="a", shapes=[(8, 8)], pixel_size_um=0.5, centred=False, label=True, classes=9)
-    colours = json.loads((tmp_path / "zarr.json").read_text())["attributes"]["ome"]["image-label"]["colors"]
-    assert [colour["label-value"] for colour in colours] == [*range(9), 255]
-    assert len({tuple(colour["rgba"]) for colour in colours[:8]}) == 8
-    assert (colours[0]["rgba"], colours[-1]["rgba"]) == ([0, 0, 0, 0], [128, 128, 128, 255])

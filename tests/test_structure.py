@@ -15,15 +15,15 @@ FLOORS: dict[str, int] = {
     ),
     "schedules": 0,
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
-    **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue"], 1),
+    **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
-    **dict.fromkeys(["manifests", "annotations", "figures"], 3),
+    **dict.fromkeys(["manifests", "annotations", "figures", "draws", "shards", "writing", "multiscales"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["checkup", "layouts"], 4),
+    **dict.fromkeys(["checkup", "layouts", "trainset"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

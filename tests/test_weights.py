@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from unetpipe.errors import AnnotationError, ConfigError
 from unetpipe.labels import compact
-from unetpipe.weights import border_weights, reach_px
+from unetpipe.weights import border_weights, faded_weights, reach_px
 
 TOLERANCE = 2e-6
 
@@ -189,6 +189,25 @@ def test_reach_is_the_first_whole_distance_with_a_negligible_term(w0, sigma_px, 
 def test_reach_of_the_defaults():
     assert reach_px(w0=10.0, sigma_px=5.0) == 29
     assert reach_px(w0=10.0, sigma_px=5.0, error=10.0) == 0
+
+
+def test_the_background_of_2019_fades_with_the_distance():
+    objects = np.zeros((9, 80), dtype=bool)
+    objects[:, 0] = True
+    weights = faded_weights(objects)
+    d = np.arange(80)
+    np.testing.assert_allclose(weights[4], 0.1 + 0.9 * np.exp(-(d**2) / 200), rtol=0, atol=1e-6)
+    assert (weights[:, 53:] == np.float32(0.1)).all()
+    assert (faded_weights(np.zeros((3, 4), dtype=bool)) == np.float32(0.1)).all()
+    assert faded_weights(np.zeros((0, 4), dtype=bool)).shape == (0, 4)
+
+
+def test_blocks_of_2019_give_the_bits_of_the_whole(large):
+    whole = faded_weights(large > 0)
+    for y, x in ((100, 560), (200, 640), (0, 0)):
+        top, left = max(y - 53, 0), max(x - 53, 0)
+        block = faded_weights(large[top : y + 90 + 53, left : x + 120 + 53] > 0)
+        np.testing.assert_array_equal(block[y - top :, x - left :][:90, :120], whole[y : y + 90, x : x + 120])
 
 
 ONE = np.array([[1, 0, 2]], dtype=np.uint32)

@@ -12,14 +12,29 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from unetpipe.errors import ConfigError, GeometryError
-from unetpipe.warp import Deformation, folds
+from unetpipe.geometry import Box
+from unetpipe.warp import Deformation, folds, source_positions
 
-__all__ = ["GreyCurve", "draw_deformation", "draw_grey_curve", "generator", "grey_curve"]
+__all__ = [
+    "Disturbance",
+    "GreyCurve",
+    "disturbed",
+    "draw_deformation",
+    "draw_disturbance",
+    "draw_grey_curve",
+    "generator",
+    "grey_curve",
+    "source_box",
+]
 
 MAX_REDRAWS = 16
 """Folded displacement fields that are thrown away before the next one is halved until it unfolds."""
+
+# A pixel's weight in the coefficients falls to 0.268 of itself per px: below 1e-9 behind 16 px; 2 px for the spline.
+_SPLINE_MARGIN = 18
 
 Floats: TypeAlias = NDArray[np.float64]
 Pixels: TypeAlias = NDArray[np.float32]
@@ -139,6 +154,55 @@ def _draw_nodes(rng: np.random.Generator, input_px: int, sigma_px: float, count:
     return nodes, redraws
 
 
+def source_box(deformation: Deformation, *, shape: tuple[int, int], input_px: int) -> Box:
+    """Part of a source image that a patch is made of.
+
+    Parameters
+    ----------
+    deformation : Deformation
+        What is done to the patch.
+    shape : (int, int)
+        Height and width of the source, px.
+    input_px : int
+        Side of the patch, px, at least 2.
+
+    Returns
+    -------
+    Box
+        Inside the source. Looked up in this part alone, mirrored at its borders, the patch is that of the whole source
+        up to rounding.
+
+    Notes
+    -----
+    18 px are added on each side, which the spline coefficients of the part need. The part ends where the source ends
+    wherever a position lies outside.
+
+    Examples
+    --------
+    >>> still = Deformation(centre=(49.5, 2.5), matrix=((1, 0), (0, 1)), nodes=np.zeros((2, 3, 3)))
+    >>> source_box(still, shape=(100, 100), input_px=10)
+    Box(start=(27, 0), stop=(73, 26))
+    """
+    positions = source_positions(deformation, input_px=input_px)
+    spans = [
+        _mirrored_span(float(along.min()), float(along.max()), n) for along, n in zip(positions, shape, strict=True)
+    ]
+    (y0, y1), (x0, x1) = spans
+    met = Box(start=(math.floor(y0), math.floor(x0)), stop=(math.ceil(y1) + 1, math.ceil(x1) + 1))
+    return met.grown(_SPLINE_MARGIN).clipped(shape)
+
+
+def _mirrored_span(low: float, high: float, side: int) -> tuple[float, float]:
+    """First and last position within [0, side - 1] that positions from `low` to `high` are mirrored to."""
+    last = side - 1.0
+    start, stop = max(low, 0.0), min(high, last)
+    if low < 0:
+        stop = max(stop, min(-low, last))
+    if high > last:
+        start = min(start, max(2 * last - high, 0.0))
+    return min(start, last), max(stop, 0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GreyCurve:
     """A smooth, strictly increasing change of grey values.
@@ -222,3 +286,94 @@ def grey_curve(image: Pixels, curve: GreyCurve) -> Pixels:
     bend = inside * (1 - 2 * np.abs(inside)) - (u - inside)
     changed: Pixels = curve.black + (curve.white - curve.black) * (image + (curve.slope - 1) * bend)
     return changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """What a worse microscope would have done to an image.
+
+    Parameters
+    ----------
+    blur_px : float
+        Standard deviation of a Gaussian blur, px; 0 for none.
+    noise : float
+        Standard deviation of Gaussian noise, in units of the intensity range; 0 for none.
+    gamma : float
+        Exponent of the grey values, above 0; 1 for none.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range.
+    """
+
+    blur_px: float = 0.0
+    noise: float = 0.0
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.blur_px < math.inf and 0 <= self.noise < math.inf and 0 < self.gamma < math.inf):
+            raise ConfigError(
+                f"disturbance with blur_px {self.blur_px}, noise {self.noise} and gamma {self.gamma}: expected "
+                "blur_px and noise of at least 0, gamma above 0"
+            )
+
+
+def draw_disturbance(
+    rng: np.random.Generator, *, blur_px: float = 0.0, noise: float = 0.0, gamma: float = 1.0
+) -> Disturbance:
+    """Random disturbance.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of all draws; three are made, whatever is switched off.
+    blur_px, noise : float
+        Largest ones: both are uniform from 0 on.
+    gamma : float
+        Largest exponent, at least 1: its logarithm is uniform in (-ln gamma, ln gamma).
+
+    Examples
+    --------
+    >>> draw_disturbance(generator(1))
+    Disturbance(blur_px=0.0, noise=0.0, gamma=1.0)
+    """
+    b, n, g = (float(u) for u in rng.uniform(0.0, 1.0, 3))
+    return Disturbance(blur_px=b * blur_px, noise=n * noise, gamma=gamma ** (2 * g - 1))
+
+
+def disturbed(image: Pixels, disturbance: Disturbance, rng: np.random.Generator) -> Pixels:
+    """Grey values after blur, then noise, then gamma: the order of optics, camera and display.
+
+    Parameters
+    ----------
+    image : (C, Y, X) float32
+        Intensities around [0, 1]; values outside are allowed.
+    disturbance : Disturbance
+        What is done.
+    rng : numpy.random.Generator
+        Source of the noise; not used without noise.
+
+    Returns
+    -------
+    (C, Y, X) float32
+        The image itself where nothing is done.
+
+    Notes
+    -----
+    The blur mirrors the image at its border (no edge repeat) and is cut off at 4 standard deviations. Noise is drawn
+    for each pixel of each channel. Gamma is odd: v becomes sign(v) |v|^gamma, which keeps the order of all values.
+
+    Examples
+    --------
+    >>> disturbed(np.array([[[0.25, -0.25]]], np.float32), Disturbance(gamma=0.5), generator(1)).tolist()
+    [[[0.5, -0.5]]]
+    """
+    if disturbance.blur_px > 0:
+        sigma = (0.0, disturbance.blur_px, disturbance.blur_px)
+        image = gaussian_filter(image, sigma, mode="mirror", truncate=4.0)
+    if disturbance.noise > 0:
+        image = image + np.float32(disturbance.noise) * rng.standard_normal(image.shape, np.float32)
+    if disturbance.gamma != 1:
+        image = np.copysign(np.abs(image) ** np.float32(disturbance.gamma), image)
+    return image

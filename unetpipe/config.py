@@ -148,6 +148,15 @@ class Config:
         """Modules of a name's network families: chosen at run time, so that the fingerprint must be told of them."""
         return sorted({f"unetpipe.networks.{self.models[one].spec.network.family}" for one in self.members(name)})
 
+    def taught_by(self, model: str) -> list[str]:
+        """Results that a model learns from: patches, and what they are drawn from where none are stored."""
+        kinds = ("patches",) if self.sections["augment"].copies else ("patches", "images", "labels", "weights")
+        return [f"{kind}/{sample}" for kind in kinds for sample in self.seen(model)]
+
+    def training_modules(self, model: str) -> list[str]:
+        """Modules that a training chooses at run time: of its network, and of patches that it draws itself."""
+        return self.network_modules(model) + ([] if self.sections["augment"].copies else ["unetpipe.draws"])
+
     @property
     def simulated(self) -> str:
         """Folder of the images that the package draws; empty where it draws none."""

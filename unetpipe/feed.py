@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -23,7 +24,10 @@ KEPT_BYTES = 2**30
 
 
 class Patches(Protocol):
-    """Anything that gives patch number i as image (C, n, n), classes (m, m) and separation weights (m, m)."""
+    """Anything that gives patch number i as image (C, n, n), classes (m, m) and separation weights (m, m).
+
+    It has so many patches; drawn ones have new numbers in every epoch, which go on behind the last.
+    """
 
     def __len__(self) -> int: ...
 
@@ -78,6 +82,8 @@ class Feed:
         Where the patches go.
     accumulate : int
         Patches of a step; where several processes share them, each reads its own ahead only.
+    drawn : bool
+        Whether the patches of each epoch are new ones: number i of epoch e is read as number i + e N of N.
 
     Attributes
     ----------
@@ -85,21 +91,34 @@ class Feed:
         Seconds that `take` took so far, all calls together.
     pixels : int
         Pixels taken so far, of the images, by this process.
+    reads, hits : int
+        Patches asked for so far, ahead or not, and how many of them were in memory.
 
     Notes
     -----
-    Up to 1 GiB of patches stays in memory once read.
+    Up to 1 GiB of patches stays in memory once read, unless they are drawn.
     """
 
     def __init__(
-        self, patches: Patches, *, seed: int, draws: int, workers: int, device: torch.device, accumulate: int = 1
+        self,
+        patches: Patches,
+        *,
+        seed: int,
+        draws: int,
+        workers: int,
+        device: torch.device,
+        accumulate: int = 1,
+        drawn: bool = False,
     ) -> None:
         self.patches, self.seed, self.draws, self.device, self.accumulate = patches, seed, draws, device, accumulate
+        self.drawn = drawn
         self.ahead = AHEAD * workers
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="patches") if workers else None
         self.coming: dict[int, Future[tuple[Tensor, ...]]] = {}
         self.kept: dict[int, tuple[Tensor, ...]] = {}
-        self.room = KEPT_BYTES
+        self.room = 0 if drawn else KEPT_BYTES
+        self.counting = threading.Lock()
+        self.reads = self.hits = 0
         self.waited_s = 0.0
         self.pixels = 0
 
@@ -136,8 +155,13 @@ class Feed:
     def read(self, draw: int) -> tuple[Tensor, ...]:
         """The tensors of a draw in the memory of the processor, from where a GPU can fetch them by itself."""
         index = patch_index(self.seed, draw, len(self.patches))
+        with self.counting:
+            self.reads += 1
+            self.hits += index in self.kept
         if index in self.kept:
             return self.kept[index]
+        if self.drawn:
+            index += draw // len(self.patches) * len(self.patches)
         tensors = tuple(torch.from_numpy(part)[None] for part in self.patches.read(index))
         if self.device.type == "cuda":
             tensors = tuple(part.pin_memory() for part in tensors)

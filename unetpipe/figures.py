@@ -252,7 +252,8 @@ def weight_figure(weights: Manifest, image: Manifest | None, album: Album, *, pr
     plane: Plane = open_plane(weights.store / "0")
     side = min(DETAIL_PX, preview_px)
     view = view_of("weights", 0, box_at([(n - side) // 2 for n in plane.shape], side, plane.shape), preview_px)
-    top = float(weights.spec["w0"]) or 1.0
+    is_whole = weights.facts["form"] == "falk2019"
+    top = float(weights.spec["w0"]) + is_whole or 1.0
     return {
         "sample": sample,
         "view": view,
@@ -260,6 +261,7 @@ def weight_figure(weights: Manifest, image: Manifest | None, album: Album, *, pr
         "image": album.add(f"weights/image/{sample}.png", image_picture, image, view) if image else None,
         "bar": scale_bar(view, image.facts["pixel_size_um"] if image else None),
         "spec": weights.spec,
+        "term": "weights of 2019" if is_whole else "separation term",
         "top": top,
         "stops": [tuple(rgb) for rgb in heat(np.linspace(0, 1, 17)[None], 1.0)[0].tolist()],
     }

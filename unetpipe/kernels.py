@@ -12,6 +12,7 @@ from unetpipe.metrics.tables import confusion, contingency
 from unetpipe.metrics.thinning import thin_tables
 from unetpipe.phantoms import phantom_image, phantom_labels
 from unetpipe.polygons import paint, polygons_of, rectangles
+from unetpipe.pyramids import area_mean
 from unetpipe.warp import deformed_patch, spline_coefficients
 from unetpipe.weights import border_weights
 
@@ -25,6 +26,8 @@ def compile_all() -> None:
     box = Box(start=(0, 0), stop=(SIDE, SIDE))
     image = phantom_image(box, shape=box.stop, seed=1, diameter_px=16.0).astype(np.float32)[None]
     labels = phantom_labels(box, shape=box.stop, seed=1, diameter_px=16.0)
+    for dtype in (np.uint8, np.uint16, np.float32):
+        area_mean(image.astype(dtype))
     weights, classes = border_weights(labels), (labels > 0).astype(np.uint8)
     deformation = draw_deformation(generator(1), shape=box.stop, input_px=SIDE, rotate=True, flip=True)
     coefficients = spline_coefficients(image)

@@ -1,27 +1,21 @@
 """Training patches on disk: three arrays per sample, written in blocks, read one patch at a time."""
 
-import os
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-import imagecodecs
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from unetpipe.errors import StoreError
+from unetpipe.shards import COMPRESSORS, FAULTS, ShardTable
 from unetpipe.slides import digest_of
 
-__all__ = ["PatchStore", "PatchStores", "create_patches", "open_patches"]
+__all__ = ["Patch", "PatchStore", "PatchStores", "create_patches", "middle", "open_patches", "patch_bytes"]
 
 BLOCK = 8
-# What the table of a shard says of a chunk that is not there.
-MISSING = 2**64 - 1
 
 Patch = tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]
 
@@ -71,7 +65,7 @@ class PatchStore:
         """
         try:
             image, classes, weights = (read_one(array, index) for array in (self.image, self.classes, self.weights))
-        except (ValueError, RuntimeError, OSError, struct.error) as error:
+        except FAULTS as error:
             raise StoreError(
                 f"{self.image.store}: patch {index} is damaged ({error}); delete it and run again"
             ) from None
@@ -79,32 +73,11 @@ class PatchStore:
 
 
 def read_one(array: Any, index: int) -> NDArray[Any]:
-    """One patch of an array (N, ...) of `create_patches`, straight from its shard.
-
-    Hardly more than the decoding itself; zarr's own way takes twice that, for it hands each array through several
-    threads. A shard ends with a table of the chunks' places and sizes, and its checksum; a chunk is zstd with its own.
-    """
-    per_shard = array.shards[0]
-    block, place = divmod(index, per_shard)
+    """One patch of an array (N, ...) of `create_patches`, straight from its shard."""
+    block, place = divmod(index, array.shards[0])
     shape = array.shape[1:]
-    with Path(array.store.root, "c", str(block), *"0" * len(shape)).open("rb") as file:
-        file.seek(-(16 * per_shard + 4), os.SEEK_END)
-        start, size = struct.unpack_from("<QQ", checked(file.read()), 16 * place)
-        if size == MISSING:
-            raise ValueError("it was never written")
-        file.seek(start)
-        chunk = checked(file.read(size))
-    patch = np.empty(shape, array.dtype)
-    imagecodecs.zstd_decode(chunk, out=patch.reshape(-1).view(np.uint8).data)
-    return patch
-
-
-def checked(content: bytes) -> bytes:
-    """What stands in front of a checksum of its own."""
-    body, checksum = content[:-4], int.from_bytes(content[-4:], "little")
-    if google_crc32c.value(body) != checksum:
-        raise ValueError("the checksum does not fit")
-    return body
+    path = Path(array.store.root, "c", str(block), *"0" * len(shape))
+    return ShardTable.of(path, array.shards[0]).chunk(place, shape, array.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +103,28 @@ class PatchStores:
         for store in self.stores:
             if index < len(store):
                 image, classes, weights = store.read(index)
-                margin = (image.shape[-1] - self.side) // 2
-                seen = slice(margin, margin + self.side)
-                return image[:, seen, seen], classes, weights
+                return middle(image, self.side), classes, weights
             index -= len(store)
         raise IndexError(index)
+
+
+def middle(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """The centred (C, side, side) part of an image, (C, n, n)."""
+    margin = (image.shape[-1] - side) // 2
+    return image[:, margin : margin + side, margin : margin + side]
+
+
+def patch_bytes(*, channels: int, input_px: int, output_px: int) -> int:
+    """Bytes of a patch: what it takes in memory, and at most on disk.
+
+    Examples
+    --------
+    4 * 572^2 for a grey image, (1 + 4) * 388^2 for its classes and weights:
+
+    >>> patch_bytes(channels=1, input_px=572, output_px=388)
+    2061456
+    """
+    return 4 * channels * input_px**2 + 5 * output_px**2
 
 
 def create_patches(folder: Path, *, count: int, channels: int, input_px: int, output_px: int) -> PatchStore:
@@ -164,7 +154,7 @@ def create_patches(folder: Path, *, count: int, channels: int, input_px: int, ou
                 dtype=dtype,
                 chunks=(1, *shape[1:]),
                 shards=(BLOCK, *shape[1:]),
-                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                compressors=COMPRESSORS,
                 fill_value=0,
                 config={"write_empty_chunks": True},
             )

@@ -1,13 +1,12 @@
-"""OME-Zarr 0.5 on disk: sharded, checksummed pyramids of images, labels and probabilities.
+"""Arrays on disk: sharded, checksummed planes of images, labels and probabilities.
 
 Every array is written shard by shard, so that no two writers share an object; a shard's content is summed up by the
 digest of its decoded pixels.
 """
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,39 +14,24 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BytesCodec, ShardingCodec
 
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
+from unetpipe.shards import COMPRESSORS, FAULTS, ShardTable, encoded_shard, in_threads
 
 __all__ = [
     "Plane",
-    "area_mean",
     "coarser_block",
     "create_plane",
     "default_shard_side",
     "digest_of",
-    "level_shapes",
-    "nearest",
     "open_plane",
     "shard_boxes",
-    "write_multiscale",
 ]
 
-AXES = {"c": {"name": "c", "type": "channel"}, "y": {"name": "y", "type": "space"}, "x": {"name": "x", "type": "space"}}
 CHUNK = 256
 SHARD = 1024
-CHANNEL_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
-# Of Okabe and Ito, told apart by nearly everyone.
-CLASS_COLOURS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +44,13 @@ class Plane:
         The array; the last two axes are y and x.
     folder : Path
         The array's folder on disk.
+    is_own : bool
+        Whether its shards are as `encoded_shard` makes them; others, which are used in place, are read by zarr.
     """
 
     array: Any
     folder: Path
+    is_own: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,8 +71,13 @@ class Plane:
 
     @property
     def shard_side(self) -> int:
-        """Side of a shard in px."""
-        return int(self.array.shards[-1])
+        """Side of a shard in px; of an array used in place, that of the units which its ledger counts."""
+        return int(self.array.shards[-1]) if self.is_own else default_shard_side(self.shape)
+
+    @property
+    def chunk_side(self) -> int:
+        """Side of a chunk in px."""
+        return int(self.array.chunks[-1])
 
     def iter_shards(self) -> Iterator[tuple[str, Box]]:
         """Name (``level/y/x``) and box of every shard, in raster order."""
@@ -101,16 +93,43 @@ class Plane:
         Raises
         ------
         StoreError
-            If a chunk's checksum does not fit, or a chunk cannot be decoded.
+            If a chunk's checksum does not fit, or a chunk cannot be decoded or was never written.
         """
+        if not self.is_own:
+            return self.read_by_zarr(box)
+        out = np.empty((*self.array.shape[:-2], *box.shape), self.dtype)
+        side, chunk = self.shard_side, self.chunk_side
+        tables: dict[tuple[int, int], ShardTable] = {}
+
+        def decode(at: tuple[int, int]) -> None:
+            """Copy what a chunk, counted over the whole array, has of the box."""
+            (row, y), (column, x) = (divmod(i, side // chunk) for i in at)
+            place = y * (side // chunk) + x
+            values = tables[row, column].chunk(place, (*self.array.shape[:-2], chunk, chunk), self.dtype)
+            origin = (at[0] * chunk, at[1] * chunk)
+            met = box.relative_to(origin).clipped((chunk, chunk))
+            into = met.relative_to((box.start[0] - origin[0], box.start[1] - origin[1]))
+            out[(..., *into.slices)] = values[(..., *met.slices)]
+
         try:
-            block: NDArray[Any] = np.asarray(self.array[(..., *box.slices)])
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StoreError(
-                f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again"
-            ) from None
-        return block
+            for at in met_by(box, side):
+                tables[at] = ShardTable.of(self.shard_path(at), (side // chunk) ** 2)
+            in_threads(decode, met_by(box, chunk))
+        except FAULTS as error:
+            raise self.damage(box, error) from None
+        return out
+
+    def read_by_zarr(self, box: Box) -> NDArray[Any]:
+        """Pixels of a box, whatever the array's codecs."""
+        try:
+            return np.asarray(self.array[(..., *box.slices)])
+        except FAULTS as error:
+            raise self.damage(box, error) from None
+
+    def damage(self, box: Box, error: Exception) -> StoreError:
+        """What to say of a box that cannot be read."""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return StoreError(f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again")
 
     def write_shard(self, box: Box, block: NDArray[Any]) -> str:
         """Write one whole shard durably.
@@ -131,14 +150,37 @@ class Plane:
         start, stop = box.start, box.stop
         assert all(a % side == 0 and b == min(a + side, n) for a, b, n in zip(start, stop, self.shape, strict=True))
         assert block.dtype == self.dtype
-        self.array[(..., *box.slices)] = block
-        parts = ["c", *(["0"] if self.array.ndim == 3 else []), str(start[0] // side), str(start[1] // side)]
-        descriptor = os.open(self.folder.joinpath(*parts), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        path = self.shard_path((start[0] // side, start[1] // side))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.writelines(encoded_shard(self.chunks_of(block)))
+            file.flush()
+            os.fsync(file.fileno())
         return digest_of(block)
+
+    def shard_path(self, at: tuple[int, int]) -> Path:
+        """File of the shard in a row and column of shards."""
+        leading = ["0"] * (self.array.ndim - 2)
+        return self.folder.joinpath("c", *leading, str(at[0]), str(at[1]))
+
+    def chunks_of(self, block: NDArray[Any]) -> list[NDArray[Any] | None]:
+        """The chunks of a shard, those cut by the image's border filled up with 0, those outside None."""
+        side, chunk = self.shard_side, self.chunk_side
+        found: list[NDArray[Any] | None] = []
+        for y in range(0, side, chunk):
+            for x in range(0, side, chunk):
+                part = block[..., y : y + chunk, x : x + chunk]
+                missing = (chunk - part.shape[-2], chunk - part.shape[-1])
+                if any(missing) and part.size:
+                    part = np.pad(part, [(0, 0)] * (part.ndim - 2) + [(0, n) for n in missing])
+                found.append(part if part.size else None)
+        return found
+
+
+def met_by(box: Box, side: int) -> list[tuple[int, int]]:
+    """Rows and columns of the squares of a side in px that meet a box."""
+    rows, columns = (range(a // side, -(-b // side)) for a, b in zip(box.start, box.stop, strict=True))
+    return [(row, column) for row in rows for column in columns] if min(box.shape) else []
 
 
 def shard_boxes(name: str, shape: tuple[int, int], side: int | None = None) -> Iterator[tuple[str, Box]]:
@@ -208,10 +250,9 @@ def create_plane(
             dtype=np.dtype(dtype),
             chunks=(*leading, chunk, chunk),
             shards=(*leading, side, side),
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            compressors=COMPRESSORS,
             dimension_names=list(axes or "cyx"[-len(shape) :]),
             fill_value=0,
-            config={"write_empty_chunks": True},
         )
     return open_plane(folder, writable=True)
 
@@ -230,139 +271,21 @@ def open_plane(folder: Path, *, writable: bool = False) -> Plane:
         raise StoreError(
             f"{folder}: no readable array ({type(error).__name__}); delete the store and run again"
         ) from None
-    return Plane(array.with_config({"write_empty_chunks": True}), folder)
+    return Plane(array, folder, is_own=_is_own(array))
+
+
+def _is_own(array: Any) -> bool:
+    """Whether an array is laid out as `create_plane` lays it out: square shards of square chunks of all channels."""
+    chunks, shards, metadata = array.chunks, array.shards, array.metadata
+    if shards is None or chunks[:-2] != array.shape[:-2] or chunks[-1] != chunks[-2] or shards[-1] != shards[-2]:
+        return False
+    whole = BytesCodec(endian=None if array.dtype.itemsize == 1 else "little")
+    as_written = ShardingCodec(chunk_shape=chunks, codecs=(whole, *COMPRESSORS)).to_dict()
+    keys = {"name": "default", "configuration": {"separator": "/"}}
+    return bool(metadata.codecs[0].to_dict() == as_written and metadata.chunk_key_encoding.to_dict() == keys)
 
 
 def coarser_block(finer: Plane, box: Box, reduce: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
     """The pixels of `box` in the next coarser level, made of the finer one by `area_mean` or `nearest`."""
     start, stop = (box.start[0] * 2, box.start[1] * 2), (box.stop[0] * 2, box.stop[1] * 2)
     return np.ascontiguousarray(reduce(finer.read(Box(start=start, stop=stop).clipped(finer.shape))))
-
-
-def level_shapes(shape: tuple[int, int], *, smallest: int = 256) -> list[tuple[int, int]]:
-    """Heights and widths of a pyramid that halves until a level fits into `smallest` px.
-
-    Examples
-    --------
-    >>> level_shapes((1000, 600))
-    [(1000, 600), (500, 300), (250, 150)]
-    """
-    shapes = [shape]
-    while max(shapes[-1]) > smallest:
-        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
-    return shapes
-
-
-def area_mean(block: NDArray[Any]) -> NDArray[Any]:
-    """Half the size of (..., Y, X) by the mean of 2 x 2 px; an odd last row or column is averaged over what is there.
-
-    Integers are rounded half up.
-    """
-    padded = np.pad(block, [(0, 0)] * (block.ndim - 2) + [(0, n % 2) for n in block.shape[-2:]], mode="edge")
-    wide: NDArray[Any] = padded.astype(np.uint32 if padded.dtype.kind == "u" else np.float64)
-    total = wide[..., ::2, ::2] + wide[..., 1::2, ::2] + wide[..., ::2, 1::2] + wide[..., 1::2, 1::2]
-    mean = (total + 2) // 4 if padded.dtype.kind == "u" else total / 4
-    result: NDArray[Any] = mean.astype(block.dtype)
-    return result
-
-
-def nearest(block: NDArray[Any]) -> NDArray[Any]:
-    """Half the size of (..., Y, X) by the first of each 2 x 2 px: labels are never averaged."""
-    return np.ascontiguousarray(block[..., ::2, ::2])
-
-
-def _label_colours(count: int) -> dict[str, Any]:
-    """The part `image-label` of a label image with this many classes; nothing for instances."""
-    if not count:
-        return {}
-    rgba = {0: (0, 0, 0, 0)} | {v: (*CLASS_COLOURS[(v - 1) % len(CLASS_COLOURS)], 255) for v in range(1, count)}
-    rgba[255] = (128, 128, 128, 255)
-    return {"colors": [{"label-value": value, "rgba": list(colour)} for value, colour in rgba.items()]}
-
-
-def _channels(
-    windows: Sequence[tuple[float, float]], names: Sequence[str], full: tuple[float, float] | None
-) -> list[dict[str, Any]]:
-    """The channels of the part `omero`: colour, range and name of each."""
-    colours = CHANNEL_COLOURS if len(windows) > 1 else ("FFFFFF",)
-    described: list[dict[str, Any]] = []
-    if len(windows) == 3 and not names:
-        # A colour picture: one range keeps its colours.
-        windows = [(min(low for low, _ in windows), max(high for _, high in windows))] * 3
-    for i, (low, high) in enumerate(windows):
-        least, most = full or (low, high)
-        window = {"min": least, "max": most, "start": low, "end": high}
-        label = {"label": names[i]} if names else {}
-        described.append({"active": True, "color": colours[i % len(colours)], "window": window, **label})
-    return described
-
-
-def write_multiscale(
-    group: Path,
-    *,
-    name: str,
-    shapes: Sequence[tuple[int, ...]],
-    pixel_size_um: float | None,
-    centred: bool,
-    factor: float = 1.0,
-    label: bool = False,
-    classes: int = 0,
-    windows: Sequence[tuple[float, float]] | None = None,
-    names: Sequence[str] = (),
-    full: tuple[float, float] | None = None,
-) -> None:
-    """Write the OME-Zarr 0.5 metadata of a pyramid whose arrays are named 0, 1, 2 ...
-
-    Parameters
-    ----------
-    group : Path
-        The pyramid's folder.
-    name : str
-        Name shown by viewers.
-    shapes : sequence of tuple
-        Shape of each level, finest first.
-    pixel_size_um : float or None
-        Pixel size of level 0; the unit is left out where it is not known.
-    centred : bool
-        Whether a coarse pixel stands for the centre of its 2 x 2 px (mean) or for the first of them (nearest).
-    factor : float
-        Side of a pixel of level 0 in px of the source that it was resampled from: coordinates are counted from the
-        centre of the source's first pixel.
-    label : bool
-        Whether this is a label image.
-    classes : int
-        How many of its values, from 0 on, are classes with a colour each (0 is clear, 255 is grey); 0 for instances,
-        which viewers colour at random.
-    windows : sequence of (float, float), optional
-        Display range of each channel.
-    names : sequence of str, optional
-        Name of each channel, where they have some.
-    full : (float, float), optional
-        Range of the data type; without it, the display range is all there is to choose from.
-
-    References
-    ----------
-    OME-Zarr 0.5, doi:10.1007/s00418-023-02209-1.
-    """
-    unit = {"unit": "micrometer"} if pixel_size_um else {}
-    axes = [AXES[a] | (unit if a != "c" else {}) for a in "cyx"[-len(shapes[0]) :]]
-    size, leading = pixel_size_um or 1.0, len(shapes[0]) - 2
-    datasets = []
-    for level in range(len(shapes)):
-        shift = size * ((1 - 1 / factor) + (2**level - 1 if centred else 0)) / 2
-        scale = [1.0] * leading + [size * 2**level] * 2
-        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-        transforms.append({"type": "translation", "translation": [0.0] * leading + [shift] * 2})
-        datasets.append({"path": str(level), "coordinateTransformations": transforms})
-    kind = "mean" if centred else "nearest"
-    ome: dict[str, Any] = {
-        "version": "0.5",
-        "multiscales": [{"name": name, "axes": axes, "datasets": datasets, "type": kind, "metadata": {"step": 2}}],
-    }
-    if label:
-        ome["image-label"] = _label_colours(classes)
-    if windows is not None:
-        ome["omero"] = {"channels": _channels(windows, names, full)}
-    group.mkdir(parents=True, exist_ok=True)
-    document = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
-    (group / "zarr.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")

@@ -39,7 +39,7 @@ def canonical_json(spec: Any) -> str:
     Examples
     --------
     >>> canonical_json(WeighSpec())
-    '{"apply_to":"all","sigma_px":5.0,"w0":10.0}'
+    '{"apply_to":"all","form":"unet2015","sigma_px":5.0,"w0":10.0}'
     """
     data = dataclasses.asdict(spec) if dataclasses.is_dataclass(spec) and not isinstance(spec, type) else spec
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
@@ -182,10 +182,15 @@ class DoctorSpec(Checked):
 class WeighSpec(Checked):
     """The separation term of the loss weights, w0 exp(-(d1 + d2)^2 / (2 sigma^2))."""
 
+    form: Literal["unet2015", "falk2019"] = key(
+        "unet2015",
+        "what the term is added to: the balance of classes (unet2015), or 1 in objects and 0.1 + 0.9 exp(-d1^2 / 200) "
+        "around them, whatever train.balance says (falk2019, published with w0: 50, sigma_px: 6, apply_to: background)",
+    )
     w0: float = key(10.0, "height of the separation term", at_least=0)
     sigma_px: float = key(5.0, "width of the separation term", unit="px", above=0)
     apply_to: Literal["all", "background"] = key(
-        "all", "pixels that get the separation term: all of them (2015) or the background only"
+        "all", "pixels that get the separation term: all of them (2015), or the background only (2019)"
     )
 
 
@@ -193,7 +198,12 @@ class WeighSpec(Checked):
 class AugmentSpec(Checked):
     """Training patches: how many, how large, and how they are deformed."""
 
-    copies: int = key(16, "patches drawn per training image", at_least=1)
+    copies: int = key(
+        16,
+        "patches drawn and stored per training image; 0: none is stored, and trainings draw a new one of each image in "
+        "every epoch",
+        at_least=0,
+    )
     input_px: int = key(
         572,
         "input side of a patch; must be legal for one network at least, the others see as much of its middle as "
@@ -211,6 +221,18 @@ class AugmentSpec(Checked):
     grey_black: float = key(0.05, "largest shift of black, in units of the intensity range", at_least=0, at_most=0.4)
     grey_white: float = key(0.05, "largest shift of white, in units of the intensity range", at_least=0, at_most=0.4)
     grey_slope: float = key(0.2, "largest change of the middle slope", at_least=0, at_most=0.9)
+    gamma: float = key(
+        1.0, "largest exponent of the grey values, and 1 over it the smallest; 1: none", at_least=1, at_most=5
+    )
+    noise: float = key(
+        0.0,
+        "largest standard deviation of Gaussian noise, in units of the intensity range; 0: none",
+        at_least=0,
+        at_most=1,
+    )
+    blur_px: float = key(
+        0.0, "largest standard deviation of a Gaussian blur; 0: none", unit="px", at_least=0, at_most=20
+    )
     intensity: Literal["range", "percentile"] = key(
         "percentile", "what becomes 0 and 1: the data type's range, or the image's 1st and 99.8th percentile"
     )

@@ -50,6 +50,7 @@ def fit(
     recall: Recall | None = None,
     watch: Watch | None = None,
     workers: int = 0,
+    drawn: bool = False,
     look_every: int | None = None,
 ) -> float:
     """Train from the state's step to the last one.
@@ -78,6 +79,8 @@ def fit(
         Called with the state and the number of pixels trained on in this run, whenever the losses are looked at.
     workers : int
         Threads that read patches ahead.
+    drawn : bool
+        Whether the patches of each epoch are new ones.
     look_every : int, optional
         Steps between two looks at the losses; each step on a processor, 32 on a GPU.
 
@@ -111,8 +114,8 @@ def fit(
     sees_at_once = device.type == "cpu" or state.scaler.is_enabled()
     stride = look_every or (1 if sees_at_once else LOOK)
     saved = time.monotonic()
-    draws = spec.steps * spec.accumulate
-    with Feed(patches, seed=spec.seed, draws=draws, workers=workers, device=device, accumulate=spec.accumulate) as feed:
+    ahead = {"draws": spec.steps * spec.accumulate, "workers": workers, "accumulate": spec.accumulate}
+    with Feed(patches, seed=spec.seed, device=device, drawn=drawn, **ahead) as feed:
         if spec.compile and state.step < spec.steps:
             image = feed.take(state.step * spec.accumulate)[0]
             state.compiled = compiled(state.network, image, dtype=DTYPES.get(spec.precision))
@@ -286,14 +289,16 @@ class Clock:
         """Begin to count at a step."""
         self.begun, self.step = time.monotonic(), step
         self.waited_s, self.pixels = self.feed.waited_s, self.feed.pixels
+        self.reads, self.hits = self.feed.reads, self.feed.hits
 
     def stop(self, step: int) -> str:
-        """Count no more until the next start; pixels per second and share of waiting since the last one, in words."""
+        """Count no more until the next start; what came since the last one, how fast and from where, in words."""
         seconds = max(time.monotonic() - self.begun, 1e-9)
         self.seconds, self.steps = self.seconds + seconds, self.steps + step - self.step
         waited = (self.feed.waited_s - self.waited_s) / seconds
         rate = (self.feed.pixels - self.pixels) * count() / seconds
-        return f"{rate:.3g} pixels/s, waited for patches {100 * waited:.2g} %"
+        hits = (self.feed.hits - self.hits) / max(self.feed.reads - self.reads, 1)
+        return f"{rate:.3g} pixels/s, waited for patches {100 * waited:.2g} %, had {100 * hits:.3g} % in memory"
 
     @property
     def seconds_per_step(self) -> float:

@@ -21,11 +21,13 @@ __all__ = ["Deformation", "deformed_patch", "folds", "source_positions", "spline
 
 _mirror = njit(cache=True, nogil=True)(mirror)
 _U = np.uint64
+_F = np.float32
 
 Bytes: TypeAlias = NDArray[np.uint8]
-Counts: TypeAlias = NDArray[np.int64]
+Counts: TypeAlias = NDArray[np.int32]
 Floats: TypeAlias = NDArray[np.float64]
 Pixels: TypeAlias = NDArray[np.float32]
+Planes: TypeAlias = tuple[NDArray[Any], ...]
 Field: TypeAlias = tuple[Floats, Floats, Floats, Floats, Floats]
 """Rows (2, n, G), basis (G, n), offset (2,), centre (2,) and matrix (2, 2) of a patch."""
 
@@ -177,92 +179,104 @@ def _row_positions(i: int, field: Field, at: Floats) -> None:
 def _fold_row(at: Floats, side: int) -> None:
     """Replace (n,) positions by those within [0, side - 1] that show the same value in the mirrored image."""
     last = side - 1.0
+    outside = False
     for j in range(at.size):
         at[j] = last - abs(last - abs(at[j]))
+        outside |= at[j] < 0
     # The remainder is a hundred times slower than one reflection, so only images smaller than the patch pay for it.
     if last == 0:
         at[:] = 0
-    elif at.min() < 0:
+    elif outside:
         for j in range(at.size):
             at[j] = last - abs(last - at[j] % (2 * last))
 
 
 @njit(cache=True, nogil=True)
-def _row_shares(at: Floats, whole: Counts, shares: Floats) -> None:
-    """Fill the whole part (2, n) of folded positions and the shares (2, 4, n) of the pixels at -1, 0, 1, 2 from it."""
+def _row_shares(at: Floats, whole: Counts, nearest: Counts, rest: Pixels, shares: Pixels) -> None:
+    """Fill the whole part, nearest pixel and rest, (2, n), of positions, and the shares (2, 4, n) of -1, 0, 1, 2."""
+    one, two, half, sixth, middle = _F(1), _F(2), _F(0.5), _F(1 / 6), _F(2 / 3)
     for axis in range(2):
         for j in range(at.shape[1]):
-            whole[axis, j] = int(at[axis, j])
-            f = at[axis, j] - whole[axis, j]
-            g = 1 - f
-            shares[axis, 0, j] = g * g * g * (1 / 6)
-            shares[axis, 1, j] = 2 / 3 - f * f * (2 - f) * 0.5
-            shares[axis, 2, j] = 2 / 3 - g * g * (2 - g) * 0.5
-            shares[axis, 3, j] = f * f * f * (1 / 6)
+            whole[axis, j] = np.int32(at[axis, j])
+            nearest[axis, j] = np.int32(at[axis, j] + 0.5)
+            f = _F(at[axis, j] - whole[axis, j])
+            g = one - f
+            rest[axis, j] = f
+            shares[axis, 0, j] = g * g * g * sixth
+            shares[axis, 1, j] = middle - f * f * (two - f) * half
+            shares[axis, 2, j] = middle - g * g * (two - g) * half
+            shares[axis, 3, j] = f * f * f * sixth
 
 
 @njit(cache=True, nogil=True)
-def _sample_image(pixels: Pixels, plane: Pixels, at: Floats, whole: Counts, shares: Floats, out: Pixels) -> None:
+def _sample_image(pixels: Pixels, plane: Pixels, at: Floats, whole: Counts, shares: Pixels, out: Pixels) -> None:
     """Fill (n,) values of one channel from its (Y, X) coefficients; at whole pixels, from its pixels."""
     height, width = plane.shape
+    flat, down = plane.reshape(-1), _U(width)
     for j in range(out.size):
         y, x = whole[0, j], whole[1, j]
         if at[0, j] == y and at[1, j] == x:
             out[j] = pixels[y, x]
             continue
-        y0, y2, y3, x0, x2, x3 = y - 1, y + 1, y + 2, x - 1, x + 1, x + 2
-        if not (1 <= y < height - 2 and 1 <= x < width - 2):
-            y0, y2, y3 = _mirror(y0, height), _mirror(y2, height), _mirror(y3, height)
-            x0, x2, x3 = _mirror(x0, width), _mirror(x2, width), _mirror(x3, width)
-        # Unsigned indices spare numba the test for negative ones: a third of the time.
-        row0, row1, row2, row3 = plane[_U(y0)], plane[_U(y)], plane[_U(y2)], plane[_U(y3)]
-        x0, x1, x2, x3 = _U(x0), _U(x), _U(x2), _U(x3)
         a, b, c, d = shares[1, 0, j], shares[1, 1, j], shares[1, 2, j], shares[1, 3, j]
-        total = shares[0, 0, j] * (a * row0[x0] + b * row0[x1] + c * row0[x2] + d * row0[x3])
-        total += shares[0, 1, j] * (a * row1[x0] + b * row1[x1] + c * row1[x2] + d * row1[x3])
-        total += shares[0, 2, j] * (a * row2[x0] + b * row2[x1] + c * row2[x2] + d * row2[x3])
-        total += shares[0, 3, j] * (a * row3[x0] + b * row3[x1] + c * row3[x2] + d * row3[x3])
+        if 1 <= y < height - 2 and 1 <= x < width - 2:
+            # Unsigned indices spare numba the test for negative ones: a third of the time.
+            k = _U((y - 1) * width + x - 1)
+            total = _F(0)
+            for i in range(4):
+                total += shares[0, i, j] * _four(flat, k + _U(i) * down, a, b, c, d)
+        else:
+            x0, x2, x3 = _mirror(x - 1, width), _mirror(x + 1, width), _mirror(x + 2, width)
+            total = _F(0)
+            for i in range(4):
+                row = plane[_mirror(y - 1 + i, height)]
+                total += shares[0, i, j] * (a * row[x0] + b * row[x] + c * row[x2] + d * row[x3])
         out[j] = total
 
 
 @njit(cache=True, nogil=True)
-def _sample_targets(classes: Bytes, weights: Pixels, at: Floats, out_classes: Bytes, out_weights: Pixels) -> None:
-    """Fill (m,) nearest classes and linear weights of (Y, X) planes at (2, m) folded positions."""
-    height, width = classes.shape
-    for j in range(out_classes.size):
-        y, x = int(at[0, j]), int(at[1, j])
-        f, g = at[0, j] - y, at[1, j] - x
-        upper, lower = weights[_U(y)], weights[_U(min(y + 1, height - 1))]
-        x0, x1 = _U(x), _U(min(x + 1, width - 1))
-        out_weights[j] = (1 - f) * ((1 - g) * upper[x0] + g * upper[x1]) + f * ((1 - g) * lower[x0] + g * lower[x1])
-        out_classes[j] = classes[_U(int(at[0, j] + 0.5)), _U(int(at[1, j] + 0.5))]
+def _four(flat: Pixels, k: np.uint64, a: np.float32, b: np.float32, c: np.float32, d: np.float32) -> Any:
+    """Weighted sum of four values one behind the other."""
+    return a * flat[k] + b * flat[k + _U(1)] + c * flat[k + _U(2)] + d * flat[k + _U(3)]
 
 
 @njit(cache=True, nogil=True)
-def _sample(
-    image: Pixels,
-    coefficients: Pixels,
-    classes: Bytes,
-    weights: Pixels,
-    field: Field,
-    out: Pixels,
-    out_classes: Bytes,
-    out_weights: Pixels,
+def _sample_targets(
+    classes: Bytes, weights: Pixels, whole: Counts, nearest: Counts, rest: Pixels, out_classes: Bytes, out: Pixels
 ) -> None:
-    """Fill the patch row by row: out (C, n, n), out_classes and out_weights (m, m) around the same centre."""
+    """Fill (m,) nearest classes and linear weights of (Y, X) planes at (2, m) folded positions."""
+    height, width = classes.shape
+    flat, labels = weights.reshape(-1), classes.reshape(-1)
+    for j in range(out.size):
+        y, x = whole[0, j], whole[1, j]
+        k, down, right = y * width + x, width * min(1, height - 1 - y), min(1, width - 1 - x)
+        upper, lower = flat[_U(k)], flat[_U(k + down)]
+        upper += rest[1, j] * (flat[_U(k + right)] - upper)
+        lower += rest[1, j] * (flat[_U(k + down + right)] - lower)
+        out[j] = upper + rest[0, j] * (lower - upper)
+        out_classes[j] = labels[_U(nearest[0, j] * width + nearest[1, j])]
+
+
+@njit(cache=True, nogil=True)
+def _sample(sources: Planes, field: Field, outs: Planes) -> None:
+    """Fill the patch row by row: image (C, n, n), classes and weights (m, m) around the same centre."""
+    (image, coefficients, classes, weights), (out, out_classes, out_weights) = sources, outs
     n, m = out.shape[1], out_classes.shape[0]
     margin = (n - m) // 2
-    at, whole, shares = np.empty((2, n)), np.empty((2, n), np.int64), np.empty((2, 4, n))
+    at, rest, shares = np.empty((2, n)), np.empty((2, n), np.float32), np.empty((2, 4, n), np.float32)
+    whole, nearest = np.empty((2, n), np.int32), np.empty((2, n), np.int32)
+    inner = slice(margin, margin + m)
     for i in range(n):
         _row_positions(i, field, at)
         _fold_row(at[0], classes.shape[0])
         _fold_row(at[1], classes.shape[1])
-        _row_shares(at, whole, shares)
+        _row_shares(at, whole, nearest, rest, shares)
         for channel in range(out.shape[0]):
             _sample_image(image[channel], coefficients[channel], at, whole, shares, out[channel, i])
         k = i - margin
         if 0 <= k < m:
-            _sample_targets(classes, weights, at[:, margin : margin + m], out_classes[k], out_weights[k])
+            places = whole[:, inner], nearest[:, inner], rest[:, inner]
+            _sample_targets(classes, weights, *places, out_classes[k], out_weights[k])
 
 
 def _field(deformation: Deformation, input_px: int) -> Field:
@@ -361,8 +375,8 @@ def deformed_patch(
 
     Notes
     -----
-    Positions are float64; outside the source it is mirrored without repeating its edge, as often as needed. One pass
-    over the patch, one thread, without the lock of the interpreter.
+    Positions are float64, what is looked up there float32; outside the source it is mirrored without repeating its
+    edge, as often as needed. One pass over the patch, one thread, without the lock of the interpreter.
 
     Examples
     --------
@@ -379,10 +393,8 @@ def deformed_patch(
             f"such as an output of {max(input_px - 2, 1 + (input_px + 1) % 2)} px"
         )
     _check_planes(image, coefficients=coefficients, classes=classes, weights=weights)
-    out = np.empty((image.shape[0], input_px, input_px), np.float32)
-    out_classes = np.empty((output_px, output_px), np.uint8)
-    out_weights = np.empty((output_px, output_px), np.float32)
-    sources = np.ascontiguousarray(image), np.ascontiguousarray(coefficients)
-    targets = np.ascontiguousarray(classes), np.ascontiguousarray(weights)
-    _sample(*sources, *targets, _field(deformation, input_px), out, out_classes, out_weights)
-    return out, out_classes, out_weights
+    small, large = (output_px, output_px), (image.shape[0], input_px, input_px)
+    outs = np.empty(large, np.float32), np.empty(small, np.uint8), np.empty(small, np.float32)
+    sources = tuple(np.ascontiguousarray(one) for one in (image, coefficients, classes, weights))
+    _sample(sources, _field(deformation, input_px), outs)
+    return outs

@@ -15,7 +15,8 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from imagefiles import Array, noise, read, refused, whole
 from unetpipe.geometry import Box
-from unetpipe.slides import create_plane, write_multiscale
+from unetpipe.multiscales import write_multiscale
+from unetpipe.slides import create_plane
 from unetpipe.sources.arrays import likely_axes
 from unetpipe.sources.images import open_source
 

@@ -11,7 +11,8 @@ import zarr
 
 from unetpipe.errors import SourceError
 from unetpipe.manifests import read_manifest
-from unetpipe.slides import area_mean, open_plane
+from unetpipe.pyramids import area_mean
+from unetpipe.slides import open_plane
 from unetpipe.specs import IngestSpec
 from unetpipe.steps.ingest import ingest, intensity_windows
 

@@ -19,7 +19,8 @@ from unetpipe import figures
 from unetpipe.errors import Interrupted
 from unetpipe.figures import PREDICTION, TRUTH
 from unetpipe.manifests import Manifest, open_ledger, read_manifest
-from unetpipe.slides import Plane, area_mean, create_plane, level_shapes, nearest
+from unetpipe.pyramids import area_mean, level_shapes, nearest
+from unetpipe.slides import Plane, create_plane
 from unetpipe.specs import (
     AnnotateSpec,
     DoctorSpec,
@@ -152,7 +153,7 @@ def write_weights(root: Path, sample: str, side: int) -> None:
         write_levels(
             ledger, "", np.linspace(0, 10, side * side, dtype=np.float32).reshape(side, side), lambda a: a[::2, ::2]
         )
-        ledger.publish({"shape": [side, side]})
+        ledger.publish({"shape": [side, side], "form": "unet2015"})
 
 
 def write_doctor(root: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 from unetpipe.manifests import open_ledger, read_manifest
-from unetpipe.slides import create_plane, nearest, open_plane
+from unetpipe.pyramids import nearest
+from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import PredictSpec, SegmentSpec
 from unetpipe.steps.segment import segment
 

@@ -17,8 +17,10 @@ from unetpipe.errors import AnnotationError
 from unetpipe.geometry import Box
 from unetpipe.labels import carve, class_counts
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
+from unetpipe.multiscales import write_multiscale
+from unetpipe.pyramids import level_shapes, nearest
 from unetpipe.resampling import Resampling
-from unetpipe.slides import Plane, coarser_block, create_plane, level_shapes, nearest, write_multiscale
+from unetpipe.slides import Plane, coarser_block, create_plane
 from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.specs import AnnotateSpec, canonical_json
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,12 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
+from unetpipe.intensity import percentile
 from unetpipe.manifests import Ledger, open_ledger
+from unetpipe.multiscales import write_multiscale
+from unetpipe.pyramids import level_shapes
 from unetpipe.resampling import Resampling
-from unetpipe.slides import (
-    Plane,
-    area_mean,
-    coarser_block,
-    create_plane,
-    digest_of,
-    level_shapes,
-    open_plane,
-    shard_boxes,
-    write_multiscale,
-)
+from unetpipe.slides import Plane, create_plane, digest_of, open_plane
 from unetpipe.sources.arrays import ArraySource
 from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.sources.images import Source, channel_index, checked_image_block, image_dtype, open_source
@@ -31,6 +23,7 @@ from unetpipe.sources.views import link_view
 from unetpipe.specs import IngestSpec
 from unetpipe.tissue import tissue_mask, tissue_measure
 from unetpipe.units import agree, coarse_level, shrink_factor
+from unetpipe.writing import write_levels
 
 __all__ = ["ingest"]
 
@@ -78,12 +71,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
             levels = [finest] if finest else []
             for i, shape in list(enumerate(shapes))[len(levels) :]:
                 levels.append(create_plane(ledger.store / str(i), shape=shape, dtype=dtype))
-            if finest is None:
-                copy_pixels(source, channels, frame, levels[0], ledger)
-            for finer, coarser in pairwise(levels):
-                for unit, box in coarser.iter_shards():
-                    if unit not in ledger:
-                        ledger.append(unit, coarser.write_shard(box, coarser_block(finer, box, area_mean)))
+            copy_pixels(source, channels, frame, levels, ledger)
             windows = intensity_windows(levels)
             tissue = write_tissue(levels, pixel_size, frame.factor, ledger, spec)
             names = [source.channel_names[i] for i in channels] if source.channel_names else []
@@ -128,7 +116,7 @@ def used_in_place(source: Source, channels: list[int], ledger: Ledger, spec: Ing
     if spec.copy or not isinstance(source, ArraySource) or not link_view(source, channels, folder):
         return None
     plane = open_plane(folder)
-    for unit, box in shard_boxes(folder.name, plane.shape):
+    for unit, box in plane.iter_shards():
         if unit not in ledger:
             ledger.append(unit, digest_of(checked_image_block(plane.read(box), source.path)))
     return plane
@@ -170,16 +158,18 @@ def resampling_of(source: Source, size_um: float | None, spec: IngestSpec) -> Re
         raise SourceError(f"{source.path}: {error} ({size_um:.4g} um) or ingest.pixel_size_um") from None
 
 
-def copy_pixels(source: Source, channels: list[int], frame: Resampling, plane: Plane, ledger: Ledger) -> None:
-    """Write level 0 shard by shard."""
+def copy_pixels(source: Source, channels: list[int], frame: Resampling, levels: list[Plane], ledger: Ledger) -> None:
+    """Write all levels in one pass over the source; those below the one that is used in place, if it is."""
+    # A list would copy what a slice only points at.
+    kept = slice(None) if channels == list(range(source.channels)) else channels
 
     def read(box: Box) -> NDArray[Any]:
-        return checked_image_block(source.read(box), source.path)[channels]
+        return checked_image_block(source.read(box), source.path)[kept]
 
-    for unit, box in plane.iter_shards():
-        if unit not in ledger:
-            block = read(box) if frame.factor == 1 else resampled(read, frame, box, plane)
-            ledger.append(unit, plane.write_shard(box, np.ascontiguousarray(block)))
+    def make(box: Box) -> NDArray[Any]:
+        return read(box) if frame.factor == 1 else resampled(read, frame, box, levels[0])
+
+    write_levels(levels, make, ledger)
 
 
 def resampled(read: Callable[[Box], NDArray[Any]], frame: Resampling, box: Box, plane: Plane) -> NDArray[Any]:
@@ -218,5 +208,4 @@ def write_tissue(
 def intensity_windows(levels: list[Plane]) -> list[tuple[float, float]]:
     """Low and high percentile of each channel, from the finest level that is small enough."""
     small = [plane for plane in levels if plane.shape[0] * plane.shape[1] <= STATISTICS_PX] or levels[-1:]
-    pixels: NDArray[Any] = small[0].read_whole()
-    return [tuple(float(v) for v in np.percentile(channel, (LOW, HIGH))) for channel in pixels]  # type: ignore[misc]
+    return [(percentile(channel, LOW), percentile(channel, HIGH)) for channel in small[0].read_whole()]

@@ -16,9 +16,10 @@ from unetpipe.geometry import Box, TileGrid
 from unetpipe.inference import predict_tiles
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.manifests import Manifest, open_ledger, read_manifest
+from unetpipe.multiscales import write_multiscale
 from unetpipe.netspecs import NetworkSpec, network_spec
 from unetpipe.networks import build_network
-from unetpipe.slides import create_plane, open_plane, write_multiscale
+from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import PredictSpec
 from unetpipe.symmetries import GROUPS
 from unetpipe.tissue import mask_block

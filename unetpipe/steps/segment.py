@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from unetpipe.geometry import Box
 from unetpipe.instances import Connectivity, CoreComponents, core_components, label_core, relabelled, resolve
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
-from unetpipe.slides import Plane, coarser_block, create_plane, level_shapes, nearest, open_plane, write_multiscale
+from unetpipe.multiscales import write_multiscale
+from unetpipe.pyramids import level_shapes, nearest
+from unetpipe.slides import Plane, coarser_block, create_plane, open_plane
 from unetpipe.specs import SegmentSpec
 
 __all__ = ["segment"]

@@ -29,13 +29,11 @@ from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.footprint import is_out_of_memory, out_of_memory
 from unetpipe.inference import predict_image
 from unetpipe.intensity import intensity_range, normalise
-from unetpipe.losses import class_balance
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
 from unetpipe.metrics.pixels import dice, iou, pixel_error
 from unetpipe.metrics.scores import macro_mean
 from unetpipe.metrics.tables import confusion
 from unetpipe.networks import build_network
-from unetpipe.patches import PatchStores, open_patches
 from unetpipe.processes import together
 from unetpipe.progress import EventFiles, Progress
 from unetpipe.ranks import is_first
@@ -43,6 +41,7 @@ from unetpipe.schedules import best_row, is_exhausted
 from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.training import Validate, fit
+from unetpipe.trainset import check_validation, class_weights, seen_side, training_patches, validated
 from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
 from unetpipe.units import common_pixel_size
 
@@ -102,8 +101,9 @@ def train(
 
     Reads
     -----
-    inputs : manifests of `augment`, `ingest` and `annotate`
-        Patches of the training samples; images and labels of the validation samples.
+    inputs : manifests of `augment`, `ingest`, `annotate` and `weigh`
+        Patches of the training samples, and where none are stored their images, labels and weights; images and labels
+        of the validation samples.
 
     Writes
     ------
@@ -112,9 +112,9 @@ def train(
 
     Notes
     -----
-    Patches are read ahead by `workers` threads, by default as many as `threads` leaves, at most 2; their number
-    changes no result. Where tensorboard is installed, event files go to ``events/NAME`` beside the folder of the
-    models, and what the training took to ``costs/NAME.json``.
+    Patches are read ahead by `workers` threads, by default as many as `threads` leaves, at most 2 unless they are
+    drawn; their number changes no result. Where tensorboard is installed, event files go to ``events/NAME`` beside
+    the folder of the models, and what the training took to ``costs/NAME.json``.
 
     Several GPUs (or any `devices`) share the patches of each step, one process each, and the processors among them.
     Their number is no part of the key: like that of the threads, it changes the order of additions only. The card
@@ -128,14 +128,14 @@ def train(
         patches = [m for m in manifests if m.stage == "augment"]
         side = seen_side(patches, spec)
         check_validation(manifests, spec)
-        sizes = {m.sample: m.facts["nominal_um"] for m in manifests if m.stage != "annotate"}
+        sizes = {m.sample: m.facts["nominal_um"] for m in manifests if m.stage in ("augment", "ingest")}
         if common_pixel_size(sizes) and None in sizes.values():
             log.warning("train: pixel size not known of every sample; taken for that of the others")
         devices = devices or choose_devices(gpus)
         check_share(spec, len(devices))
         share = max(1, threads // len(devices))
         # A GPU computes while its process reads; a processor does both itself.
-        readers = min(2, max(share - 1, int(devices[0].type == "cuda")))
+        readers = min(2 if patches[0].facts["count"] else share, max(share - 1, int(devices[0].type == "cuda")))
         job = Job(
             inputs=tuple(inputs),
             output=output,
@@ -183,13 +183,14 @@ def optimise(device: torch.device, job: Job) -> None:
         seconds = fit(
             state,
             spec,
-            PatchStores(tuple(open_patches(m.store) for m in patches), job.side),
+            training_patches(manifests, job.side),
             class_weights=class_weights(patches, spec),
             validate=validation(manifests, spec, patches[0].facts["intensity"], device, progress) if first else None,
             save=lambda now: save(now, job, events),
             recall=lambda now, step: recall(now, step, job, spec, device),
             watch=(lambda now, pixels: show(progress, now, pixels)) if first else None,
             workers=job.workers,
+            drawn=not patches[0].facts["count"],
             device=device,
         )
     except (MemoryError, RuntimeError) as error:
@@ -208,12 +209,6 @@ def show(progress: Progress, state: TrainingState, pixels: int) -> None:
     progress.show(state.step, state.loss_sum / max(state.losses, 1), pixels)
 
 
-def class_weights(patches: Sequence[Manifest], spec: TrainSpec) -> list[float]:
-    """w_c of each class over all training samples."""
-    counts = np.sum([m.facts["class_counts"] for m in patches], axis=0)
-    return class_balance(counts).tolist() if spec.balance else [1.0] * spec.network.classes
-
-
 def write_cost(output: Path, seconds_per_step: float, device: torch.device) -> None:
     """Write what this run took, outside of the result, for no two runs take the same."""
     peak_mb = round(used_bytes(device) / 1e6)
@@ -221,32 +216,6 @@ def write_cost(output: Path, seconds_per_step: float, device: torch.device) -> N
     path = output.parents[1] / "costs" / output.name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(cost).encode())
-
-
-def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:
-    """Side in px of the part in the middle of each patch that the network sees: no more than its labels need."""
-    if not patches:
-        raise ConfigError("samples.tsv: no sample of split train; mark at least one annotated image as train")
-    for manifest in patches:
-        channels = manifest.facts["channels"]
-        if channels != spec.network.channels:
-            raise ModelError(
-                f"{manifest.path}: expected {spec.network.channels} channel(s) as the network has, came {channels}; "
-                "set network.channels, or choose channels in the sample sheet"
-            )
-    geometry, facts = spec.network.geometry, patches[0].facts
-    whole, needed = geometry.side_within(facts["input_px"]), geometry.input_side(facts["output_px"])
-    # A batch norm counts what nothing is known of, too: networks have learned to answer there with a constant.
-    return needed if needed < whole and (whole - needed) % 2 == 0 else whole
-
-
-def check_validation(manifests: Sequence[Manifest], spec: TrainSpec) -> None:
-    """What waits for better validations needs images to validate on."""
-    if not any(m.stage == "annotate" for m in manifests) and (spec.patience or spec.schedule == "plateau"):
-        raise ConfigError(
-            f"samples.tsv: no sample of split val, which {'patience' if spec.patience else 'schedule: plateau'} needs; "
-            "mark at least one annotated image as val"
-        )
 
 
 def prepare(device: torch.device, threads: int) -> None:
@@ -270,7 +239,7 @@ def validation(
 ) -> Validate | None:
     """A function that scores a network on the whole validation images; None if there are none."""
     images = {m.sample: m for m in manifests if m.stage == "ingest"}
-    truths = [m for m in manifests if m.stage == "annotate"]
+    truths = validated(manifests)
     if not truths:
         return None
 

@@ -1,29 +1,44 @@
-"""weigh: the separation term of the loss weights, for one sample."""
+"""weigh: the separation term of the loss weights, for one sample, or all of its weights."""
 
+import logging
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from unetpipe.geometry import Box
 from unetpipe.manifests import open_ledger, read_manifest
 from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import WeighSpec
-from unetpipe.weights import border_weights, reach_px
+from unetpipe.weights import FADE_FLOOR, FADE_SIGMA_PX, border_weights, faded_weights, reach_px
+from unetpipe.writing import write_missing
 
 __all__ = ["weigh"]
 
+log = logging.getLogger(__name__)
+
+IGNORED = 255
+
 
 def weigh(labels: Path, *, output: Path, spec: WeighSpec, code: str) -> None:
-    """Compute the border weights of one sample, shard by shard with exact seams.
+    """Compute the weights of one sample, shard by shard with exact seams.
 
     Reads
     -----
     labels : manifest of `annotate`
-        Instances and classes; ridge pixels belong to no instance here.
+        Instances and classes.
 
     Writes
     ------
     output : manifest
-        Beside it a store with the float32 array ``0`` (Y, X).
+        Beside it a store with the float32 array ``0`` (Y, X), 0 where the class is ignored. ``form`` tells whether it
+        holds what is added to the balance of classes (``unet2015``) or the whole weight (``falk2019``).
+
+    Notes
+    -----
+    Memory is that of a shard with its surroundings, whatever the slide and the number of its cells.
     """
     source = read_manifest(labels, stage="annotate")
     with open_ledger(output, stage="weigh", spec=spec, code=code, inputs=[source]) as ledger:
@@ -32,15 +47,35 @@ def weigh(labels: Path, *, output: Path, spec: WeighSpec, code: str) -> None:
         instances = open_plane(source.store / "instances" / "0")
         classes = open_plane(source.store / "classes" / "0")
         weights = create_plane(ledger.store / "0", shape=instances.shape, dtype=np.float32)
-        halo = reach_px(w0=spec.w0, sigma_px=spec.sigma_px)
-        for unit, box in weights.iter_shards():
-            if unit in ledger:
-                continue
-            window = box.grown(halo).clipped(weights.shape)
-            inside = box.relative_to(window.start).slices
-            is_cell = classes.read(window) % 255 > 0
-            block = border_weights(np.where(is_cell, instances.read(window), 0), w0=spec.w0, sigma_px=spec.sigma_px)
-            if spec.apply_to == "background":
-                block = np.where(is_cell, np.float32(0), block)
-            ledger.append(unit, weights.write_shard(box, np.ascontiguousarray(block[inside])))
-        ledger.publish({"shape": list(weights.shape)})
+        begun, margin = time.monotonic(), margin_px(spec)
+        todo = sum(box.shape[0] * box.shape[1] for unit, box in weights.iter_shards() if unit not in ledger)
+
+        def make(box: Box) -> NDArray[np.float32]:
+            window = box.grown(margin).clipped(weights.shape)
+            block = weighed(instances.read(window), classes.read(window), spec)
+            return block[box.relative_to(window.start).slices]
+
+        write_missing(weights, make, ledger)
+        log.info("weighed %.3g pixels, %.3g per second", todo, todo / max(time.monotonic() - begun, 1e-9))
+        ledger.publish({"shape": list(weights.shape), "form": spec.form})
+
+
+def margin_px(spec: WeighSpec) -> int:
+    """Surroundings in px beyond which nothing changes a weight."""
+    fade = reach_px(w0=1.0 - FADE_FLOOR, sigma_px=FADE_SIGMA_PX) if spec.form == "falk2019" else 0
+    return max(reach_px(w0=spec.w0, sigma_px=spec.sigma_px), fade)
+
+
+def weighed(instances: NDArray[np.uint32], classes: NDArray[Any], spec: WeighSpec) -> NDArray[np.float32]:
+    """(Y, X) weights of a window from instances as annotated, (Y, X), and classes, (Y, X), which know the ridges."""
+    is_cell = classes % IGNORED > 0
+    # In 2019, distances are those to the objects as annotated: a ridge between two has d1 = 0.
+    counted = is_cell if spec.form == "unet2015" else classes != IGNORED
+    objects = np.where(counted, instances, 0)
+    weights = border_weights(objects, w0=spec.w0, sigma_px=spec.sigma_px)
+    if spec.apply_to == "background":
+        weights[is_cell] = 0.0
+    if spec.form == "falk2019":
+        weights += np.where(is_cell, np.float32(1), faded_weights(objects > 0))
+    weights[classes == IGNORED] = 0.0
+    return weights

@@ -47,7 +47,7 @@ rule augment:
 
 rule train:
     input:
-        patches=lambda wildcards: expand("results/patches/{sample}.json", sample=CONFIG.seen(wildcards.model)),
+        patches=lambda wildcards: expand("results/{name}.json", name=CONFIG.taught_by(wildcards.model)),
         validation=expand("results/{kind}/{sample}.json", kind=["images", "labels"], sample=CONFIG.by_split["val"]),
         # Read by nobody: no training begins before the doctor has found nothing against it.
         doctor="results/doctor/training.json",
@@ -64,7 +64,7 @@ rule train:
         gpu=1,
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
-        code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.network_modules(wildcards.model)),
+        code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.training_modules(wildcards.model)),
     shell:
         "exec python -m unetpipe train {input.patches:q} {input.validation:q} --output {output:q}"
         " --threads {threads} --gpus {resources.gpu}"

@@ -1,0 +1,145 @@
+"""Shards of zarr arrays as bytes: chunks of zstd with their checksums, and the table that says where they are.
+
+Written and read straight, which takes a third of the time that zarr's own way takes; the arrays are plain Zarr v3.
+A shard is its chunks one behind the other, then the place and size of each as two 64-bit numbers, little-endian, then
+the table's CRC-32C; a chunk that is not there has both numbers all ones. A chunk is one zstd frame and its CRC-32C.
+"""
+
+import math
+import os
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import google_crc32c
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+__all__ = ["COMPRESSORS", "FAULTS", "ShardTable", "encoded_shard", "in_threads"]
+
+LEVEL = 1
+COMPRESSORS = (ZstdCodec(level=LEVEL), Crc32cCodec())
+"""The codecs of a chunk, for `zarr.create_array`."""
+FAULTS = (ValueError, RuntimeError, OSError, struct.error)
+"""What reading a damaged shard raises."""
+# What the table says of a chunk that is not there.
+MISSING = 2**64 - 1
+THREADS = min(4, os.cpu_count() or 1)
+# Fewer chunks than this are not worth a thread.
+FEW = 4
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Results of a call for each of some items, in their order, by up to four threads where there are many.
+
+    Parameters
+    ----------
+    call : callable
+        Releases the interpreter's lock where it takes time.
+    items : sequence
+        What it is called with.
+
+    Returns
+    -------
+    list
+
+    Examples
+    --------
+    >>> in_threads(abs, [-1, 2])
+    [1, 2]
+    """
+    if len(items) < FEW or THREADS == 1:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(call, items))
+
+
+def encoded_shard(chunks: Sequence[NDArray[Any] | None]) -> list[bytes]:
+    """All bytes of a shard, in pieces.
+
+    Parameters
+    ----------
+    chunks : sequence of array or None
+        In the order of the table; None for one that lies outside the array.
+
+    Returns
+    -------
+    list of bytes
+        To be written one behind the other. Equal chunks give equal bytes.
+    """
+    parts = in_threads(_encoded, chunks)
+    table, end = b"", 0
+    for part in parts:
+        table += struct.pack("<QQ", end, len(part)) if part else struct.pack("<QQ", MISSING, MISSING)
+        end += len(part)
+    return [*parts, table, _checksum(table)]
+
+
+def _encoded(chunk: NDArray[Any] | None) -> bytes:
+    """Bytes of a chunk; none of a missing one."""
+    if chunk is None:
+        return b""
+    plain = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<"))
+    body = bytes(imagecodecs.zstd_encode(plain.data.cast("B"), level=LEVEL))  # type: ignore[arg-type]
+    return body + _checksum(body)
+
+
+def _checksum(content: bytes) -> bytes:
+    """Checksum of bytes, as it stands behind them."""
+    checksum: int = google_crc32c.value(content)
+    return checksum.to_bytes(4, "little")
+
+
+def _checked(file: IO[bytes], size: int) -> bytes:
+    """The next bytes of a file without the checksum that ends them."""
+    body, checksum = file.read(max(size - 4, 0)), file.read(4)
+    if _checksum(body) != checksum:
+        raise ValueError("the checksum does not fit")
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTable:
+    """A shard on disk and where its chunks are.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    places : tuple of (int, int)
+        First byte and number of bytes of each chunk.
+    """
+
+    path: Path
+    places: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, path: Path, count: int) -> "ShardTable":
+        """Read the table of a shard of `count` chunks; one of `FAULTS` if it is damaged."""
+        with path.open("rb") as file:
+            file.seek(-(16 * count + 4), os.SEEK_END)
+            table = _checked(file, 16 * count + 4)
+        numbers = struct.unpack(f"<{2 * count}Q", table)
+        return cls(path, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
+
+    def chunk(self, place: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Read a chunk; one of `FAULTS` if it is damaged or was never written."""
+        start, size = self.places[place]
+        if size == MISSING:
+            raise ValueError("it was never written")
+        with self.path.open("rb") as file:
+            file.seek(start)
+            body = _checked(file, size)
+        chunk = np.empty(shape, dtype.newbyteorder("<"))
+        found = imagecodecs.zstd_decode(body, out=chunk.reshape(-1).view(np.uint8).data)
+        if len(found) != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"it holds {len(found)} bytes, not {math.prod(shape) * dtype.itemsize}")
+        return chunk

@@ -1,0 +1,152 @@
+"""What a training learns from and is validated on: its inputs, looked at together."""
+
+import importlib
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from unetpipe.errors import ConfigError, ModelError
+from unetpipe.feed import Patches
+from unetpipe.losses import class_balance
+from unetpipe.manifests import Manifest
+from unetpipe.parsing import spec_from_json
+from unetpipe.patches import PatchStores, open_patches
+from unetpipe.specs import AugmentSpec, TrainSpec, canonical_json
+
+__all__ = ["check_validation", "class_weights", "seen_side", "training_patches", "validated"]
+
+
+def training_patches(manifests: Sequence[Manifest], side: int) -> Patches:
+    """Open the patches of a training: stored ones, or samples that they are drawn from.
+
+    Parameters
+    ----------
+    manifests : sequence of Manifest
+        All inputs of the training; of `augment` at least one.
+    side : int
+        Side in px of what the network sees in the middle of each image.
+
+    Returns
+    -------
+    Patches
+        Stored ones; where `augment` was told to store none, one of each sample, with new numbers in every epoch.
+
+    Raises
+    ------
+    ConfigError
+        If a sample lacks what its patches are drawn from.
+    """
+    patches = [m for m in manifests if m.stage == "augment"]
+    if patches[0].facts["count"]:
+        return PatchStores(tuple(open_patches(m.store) for m in patches), side)
+    stages = ("ingest", "annotate", "weigh")
+    found = {(m.stage, m.sample): m for m in manifests}
+    for one in patches:
+        if missing := [stage for stage in stages if (stage, one.sample) not in found]:
+            raise ConfigError(
+                f"{one.path}: stores no patches (augment.copies: 0); to draw them, train needs the manifests of "
+                f"{', '.join(missing)} of {one.sample}, too"
+            )
+    spec = spec_from_json(AugmentSpec, canonical_json(patches[0].spec), f"{patches[0].path}: spec")
+    # Named at run time, so that changes of its code concern no training on stored patches.
+    draws = importlib.import_module("unetpipe.draws")
+    samples = draws.open_samples([[found[stage, m.sample] for stage in stages] for m in patches], spec)
+    return cast(Patches, draws.DrawnPatches(samples, spec, side))
+
+
+def validated(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Labels of the samples that a training is validated on: those without patches.
+
+    Parameters
+    ----------
+    manifests : sequence of Manifest
+        All inputs of the training.
+
+    Returns
+    -------
+    list of Manifest
+        Of `annotate`.
+    """
+    taught = {m.sample for m in manifests if m.stage == "augment"}
+    return [m for m in manifests if m.stage == "annotate" and m.sample not in taught]
+
+
+def check_validation(manifests: Sequence[Manifest], spec: TrainSpec) -> None:
+    """Hold a training against its inputs: what waits for better validations needs images to validate on.
+
+    Parameters
+    ----------
+    manifests : sequence of Manifest
+        All inputs of the training.
+    spec : TrainSpec
+        Whether it waits.
+
+    Raises
+    ------
+    ConfigError
+        If there are no such images.
+    """
+    if not validated(manifests) and (spec.patience or spec.schedule == "plateau"):
+        raise ConfigError(
+            f"samples.tsv: no sample of split val, which {'patience' if spec.patience else 'schedule: plateau'} needs; "
+            "mark at least one annotated image as val"
+        )
+
+
+def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:
+    """Side of what the network sees in the middle of each patch: no more than its labels need.
+
+    Parameters
+    ----------
+    patches : sequence of Manifest
+        Of `augment`.
+    spec : TrainSpec
+        With the network.
+
+    Returns
+    -------
+    int
+        In px.
+
+    Raises
+    ------
+    ConfigError
+        If there are no patches.
+    ModelError
+        If they have another number of channels than the network.
+    """
+    if not patches:
+        raise ConfigError("samples.tsv: no sample of split train; mark at least one annotated image as train")
+    for manifest in patches:
+        channels = manifest.facts["channels"]
+        if channels != spec.network.channels:
+            raise ModelError(
+                f"{manifest.path}: expected {spec.network.channels} channel(s) as the network has, came {channels}; "
+                "set network.channels, or choose channels in the sample sheet"
+            )
+    geometry, facts = spec.network.geometry, patches[0].facts
+    whole, needed = geometry.side_within(facts["input_px"]), geometry.input_side(facts["output_px"])
+    # A batch norm counts what nothing is known of, too: networks have learned to answer there with a constant.
+    return needed if needed < whole and (whole - needed) % 2 == 0 else whole
+
+
+def class_weights(patches: Sequence[Manifest], spec: TrainSpec) -> list[float]:
+    """Balance of the classes over a training set.
+
+    Parameters
+    ----------
+    patches : sequence of Manifest
+        Of `augment`.
+    spec : TrainSpec
+        Whether to balance.
+
+    Returns
+    -------
+    list of float
+        w_c of each class, which is added to what `weigh` gives: 0 where that is the whole weight.
+    """
+    if patches[0].facts["form"] == "falk2019":
+        return [0.0] * spec.network.classes
+    counts = np.sum([m.facts["class_counts"] for m in patches], axis=0)
+    return class_balance(counts).tolist() if spec.balance else [1.0] * spec.network.classes
