@@ -21,6 +21,7 @@ from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
 
 __all__ = [
+    "CLASS_COLOURS",
     "Plane",
     "area_mean",
     "coarser_block",
