@@ -331,7 +331,9 @@ class SegmentSpec(Checked):
         for name, threshold in (self.thresholds or {}).items():
             if name not in self.classes[1:]:
                 known = ", ".join(self.classes[1:])
-                raise ConfigError(f"thresholds: expected classes out of {known:.100}, came {name!r:.60}")
+                raise ConfigError(
+                    f"thresholds: expected one of classes but the first ({known:.100}), came {name!r:.60}"
+                )
             check_bounds(f"thresholds.{name}", threshold, {"above": 0, "at_most": 1})
 
     @property
