@@ -1,4 +1,4 @@
-"""Planes on disk: round trips, alignment, damage, and metadata by the official schema."""
+"""Planes on disk: round trips, alignment and damage."""
 
 from pathlib import Path
 

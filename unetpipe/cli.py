@@ -253,13 +253,14 @@ def predict(
 @app.command()
 def segment(
     probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
+    image: Annotated[Path, typer.Argument(help="Manifest of the image that they were predicted from.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
 ) -> None:
-    """Turn probabilities into classes and instances, stitched over the whole slide."""
-    run("segment", spec, code, log, lambda step, **rest: step(probabilities, output=output, **rest))
+    """Turn probabilities into classes and instances, stitched over the whole slide, measured and outlined."""
+    run("segment", spec, code, log, lambda step, **rest: step(probabilities, image, output=output, **rest))
 
 
 @app.command()

@@ -56,6 +56,7 @@ DERIVED = {
     "doctor": {"classes", "splits"},
     "augment": {"output_px"},
     "train": {"network"},
+    "segment": {"classes"},
     "evaluate": {"n_classes"},
     "report": {"config", "groups"},
 }
@@ -240,7 +241,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     given = {name: section(data, name, where) for name in SECTIONS}
     entries = read_entries(data.get("models"), given["train"], classes, where)
     given["annotate"] |= {"n_classes": len(classes), "classes": classes}
-    given["doctor"] |= {"classes": classes}
+    for name in ("doctor", "segment"):
+        given[name] |= {"classes": classes}
     given["evaluate"] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(data)}
     sections: dict[str, Any] = {

@@ -8,8 +8,10 @@ import numpy as np
 from unetpipe.augment import draw_deformation, generator
 from unetpipe.geometry import Box
 from unetpipe.instances import core_components, label_core, relabelled, resolve
+from unetpipe.measures import add_block, no_sums
 from unetpipe.metrics.tables import confusion, contingency
 from unetpipe.metrics.thinning import thin_tables
+from unetpipe.outlines import joined, trace
 from unetpipe.phantoms import phantom_image, phantom_labels
 from unetpipe.polygons import paint, polygons_of, rectangles
 from unetpipe.pyramids import area_mean
@@ -35,6 +37,9 @@ def compile_all() -> None:
     parts, count = label_core(classes == 1, connectivity=4)
     objects = resolve([core_components(parts, count, core=box, image_width=SIDE)], connectivity=4)
     found = relabelled(parts, count, objects.lookups[0])
+    around = np.pad(found, 1)
+    add_block(no_sums(objects.count, 1), around, found.astype(np.uint16), image.astype(np.int64), box=box)
+    joined(trace(around, around, box=box, image_width=SIDE)[1])
     confusion(classes, classes, 2)
     contingency(labels, found, valid=classes != 255)
     square = polygons_of([rectangles(np.array([[1, 1, 9, 9]]))])

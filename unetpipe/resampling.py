@@ -7,6 +7,7 @@ the block that it is computed in.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Resampling:
     @property
     def ratio(self) -> tuple[int, int]:
         """The factor as numerator and denominator."""
-        return Fraction(self.factor).limit_denominator(_LARGEST_DENOMINATOR).as_integer_ratio()
+        return _ratio(self.factor)
 
     @property
     def result(self) -> tuple[int, int]:
@@ -152,6 +153,32 @@ class Resampling:
         rows, columns = self._centres(box)
         return np.ascontiguousarray(labels[(rows - rows[0])[:, None], columns - columns[0]])
 
+    def source_corners(self, corners: NDArray[np.integer[Any]]) -> NDArray[Any]:
+        """Where corners of the result's pixels lie in the source.
+
+        Parameters
+        ----------
+        corners : (N, 2) integers
+            (y, x) in px of the result, (0, 0) being the outer corner of the first pixel.
+
+        Returns
+        -------
+        (N, 2) int64 or float64
+            (y, x) in px of the source: whole numbers where all are, else rounded to 0.001 px.
+
+        Notes
+        -----
+        Corner i lies at i f. A last pixel that reaches beyond the source ends with it.
+
+        Examples
+        --------
+        >>> Resampling(shape=(7, 8), factor=2.0).source_corners(np.array([[1, 3], [4, 4]])).tolist()
+        [[2, 6], [7, 8]]
+        """
+        p, q = self.ratio
+        scaled = corners.astype(np.int64) * p
+        return np.minimum(scaled if q == 1 else np.round(scaled / q, 3), self.shape)
+
     def _centres(self, box: Box) -> list[NDArray[np.int64]]:
         """Along y and x: the source pixel (n) in which the centre of each pixel lies, the last one for those beyond."""
         p, q = self.ratio
@@ -167,6 +194,12 @@ class Resampling:
         make = _area_taps if p > q else _cubic_taps
         axes = zip(box.start, box.stop, self.shape, strict=True)
         return [make(np.arange(start, stop, dtype=np.int64), size, p, q) for start, stop, size in axes]
+
+
+@cache
+def _ratio(factor: float) -> tuple[int, int]:
+    """The nearest fraction."""
+    return Fraction(factor).limit_denominator(_LARGEST_DENOMINATOR).as_integer_ratio()
 
 
 def _area_taps(i: NDArray[np.int64], size: int, p: int, q: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

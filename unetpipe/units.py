@@ -1,10 +1,11 @@
 """Pixel sizes: whether two are the same, and what leads from one to the other."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from unetpipe.errors import ModelError
 
-__all__ = ["TOLERANCE", "agree", "coarse_level", "common_pixel_size", "shrink_factor"]
+__all__ = ["TOLERANCE", "agree", "area_px", "coarse_level", "common_pixel_size", "shrink_factor"]
 
 TOLERANCE = 0.02
 """Pixel sizes that differ by no more are taken for the same: objects look 2 % larger or smaller."""
@@ -53,6 +54,29 @@ def shrink_factor(size_um: float, target_um: float) -> float:
     (2.0, 1.0)
     """
     return 1.0 if agree(size_um, target_um) else target_um / size_um
+
+
+def area_px(area_um2: float, size_um: float) -> int:
+    """The fewest pixels that have at least an area.
+
+    Parameters
+    ----------
+    area_um2 : float
+        In um^2, at least 0.
+    size_um : float
+        Side of a pixel in um, above 0.
+
+    Returns
+    -------
+    int
+        In px, at least 0.
+
+    Examples
+    --------
+    >>> area_px(1.0, 0.5), area_px(1.1, 0.5)
+    (4, 5)
+    """
+    return math.ceil(area_um2 / size_um**2 * (1 - _ROUNDING))
 
 
 def coarse_level(shapes: Sequence[tuple[int, int]], size_um: float, *, at_least_um: float, at_most_px: int) -> int:

@@ -70,5 +70,5 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     train(inputs, output=made["models/m"], spec=TRAIN, code="t@1", threads=1)
     model, image, probabilities = made["models/m"], made["images/b"], made["probabilities/m/b"]
     predict(image, [model], output=probabilities, spec=PredictSpec(core_px=32), code="p@1", threads=1)
-    segment(probabilities, output=made["segmentations/m/b"], spec=SegmentSpec(min_area_px=5), code="s@1")
+    segment(probabilities, image, output=made["segmentations/m/b"], spec=SegmentSpec(min_area_px=5), code="s@1")
     return made

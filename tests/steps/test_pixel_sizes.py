@@ -78,7 +78,7 @@ def test_every_result_stands_where_its_source_stood(chain: Chain, tmp_path: Path
         manifest.path, [chain["models/m"]], output=probabilities, spec=PredictSpec(core_px=512), code="p@1", threads=1
     )
     segmentation = tmp_path / "segmentations" / "m" / "s.json"
-    segment(probabilities, output=segmentation, spec=SegmentSpec(), code="s@1")
+    segment(probabilities, manifest.path, output=segmentation, spec=SegmentSpec(), code="s@1")
     for path, groups in (
         (labels, ("classes", "instances")),
         (probabilities, ("",)),

@@ -1,56 +1,207 @@
 """Segmentations are those of one piece."""
 
+import csv
+import gzip
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from scipy import ndimage
+from skimage.measure import regionprops
 
-from unetpipe.manifests import open_ledger, read_manifest
+from unetpipe.errors import ConfigError, StoreError
+from unetpipe.manifests import Manifest, open_ledger, read_manifest
 from unetpipe.pyramids import nearest
+from unetpipe.signals import asked
 from unetpipe.slides import create_plane, open_plane
-from unetpipe.specs import PredictSpec, SegmentSpec
+from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec
 from unetpipe.steps.segment import segment
 
+FACTOR = 1.5
 
-def stored(folder: Path, foreground: np.ndarray, side: int) -> Path:
-    """Probabilities of two classes on disk, in shards of a side."""
-    pixels = np.stack([65535 - foreground, foreground]).astype(np.uint16)
-    output = folder / "probabilities" / "m" / "s.json"
-    with open_ledger(output, stage="predict", spec=PredictSpec(core_px=side), code="p@1") as ledger:
-        plane = create_plane(ledger.store / "0", shape=pixels.shape, dtype=np.uint16, shard_side=side)
+
+def stored(path: Path, stage: str, spec: Any, pixels: np.ndarray, side: int, facts: Any, inputs: Any = ()) -> Manifest:
+    """An array (C, Y, X) as the result of a stage, in shards of a side."""
+    with open_ledger(path, stage=stage, spec=spec, code="x@1", inputs=inputs) as ledger:
+        plane = create_plane(ledger.store / "0", shape=pixels.shape, dtype=pixels.dtype, shard_side=side)
         for unit, box in plane.iter_shards():
             ledger.append(unit, plane.write_shard(box, np.ascontiguousarray(pixels[(slice(None), *box.slices)])))
-        ledger.publish({"pixel_size_um": None, "factor": 1.0, "scale": 65535})
-    return output
+        ledger.publish(facts)
+    return read_manifest(path)
 
 
-def test_instances_are_those_of_the_whole_whatever_the_cores(tmp_path: Path) -> None:
+def sources(folder: Path, foreground: np.ndarray, side: int, *, size_um: float | None = 0.5) -> tuple[Path, Path]:
+    """Probabilities of two classes on disk, in shards of a side, and their image of two channels."""
+    (height, width), frame = foreground.shape, {"pixel_size_um": size_um, "factor": FACTOR}
+    image = np.random.default_rng(8).integers(0, 60000, (2, height, width), np.uint16)
+    source_shape = [int(height * FACTOR), int(width * FACTOR)]
+    facts = {"channels": 2, "channel_names": ["DAPI", "FITC"], "dtype": "uint16", "percentiles": [[0.0, 1.0]] * 2}
+    facts |= frame | {"source_shape": source_shape}
+    pixels = stored(folder / "images" / "s.json", "ingest", IngestSpec(), image, 256, facts)
+    both = np.stack([65535 - foreground, foreground]).astype(np.uint16)
+    path, facts = folder / "probabilities" / "m" / "s.json", frame | {"scale": 65535}
+    return stored(path, "predict", PredictSpec(core_px=side), both, side, facts, [pixels]).path, pixels.path
+
+
+def segmented(folder: Path, foreground: np.ndarray, side: int, **spec: Any) -> Manifest:
+    """The manifest of a segmentation of made-up probabilities."""
+    output = folder / "segmentations" / "m" / "s.json"
+    keys = {"classes": ("background", "cell"), "min_area_px": 0} | spec
+    segment(*sources(folder, foreground, side), output=output, spec=SegmentSpec(**keys), code="s@1")
+    return read_manifest(output, stage="segment")
+
+
+def level(manifest: Manifest, name: str, number: int = 0) -> np.ndarray:
+    return open_plane(manifest.store / name / str(number)).read_whole()
+
+
+def table(manifest: Manifest) -> dict[str, list[str]]:
+    with (manifest.store / "objects.csv").open(newline="") as file:
+        names, *rows = csv.reader(file)
+    return {name: [row[number] for row in rows] for number, name in enumerate(names)}
+
+
+@pytest.fixture(scope="module")
+def blobs() -> np.ndarray:
+    """Foreground probabilities with blobs of all sizes."""
     noise = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(150, 210)), 2.5)
-    foreground = np.clip((noise / noise.std() * 0.3 + 0.5) * 65535, 0, 65535).round()
-    labels, count = ndimage.label(foreground > 65535 - foreground)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    kept = [i for i in range(1, count + 1) if areas[i] >= 12]
-    expected = np.zeros(count + 1, int)
-    expected[kept] = range(1, len(kept) + 1)
-    contents = set()
-    for side in (16, 64, 256):
-        source, output = stored(tmp_path / str(side), foreground, side), tmp_path / str(side) / "segmentations/m/s.json"
-        segment(source, output=output, spec=SegmentSpec(min_area_px=12), code="s@1")
-        manifest = read_manifest(output, stage="segment")
-        instances = open_plane(manifest.store / "instances" / "0").read_whole()
-        assert np.array_equal(instances, expected[labels])
-        assert manifest.facts["n_instances"] == len(kept)
-        assert sum(manifest.facts["class_counts"]) == 150 * 210
-        contents.add(manifest.facts["class_counts"][1])
-    assert contents == {int((labels > 0).sum())}
+    return np.clip((noise / noise.std() * 0.3 + 0.5) * 65535, 0, 65535).round()
+
+
+def kept_labels(mask: np.ndarray, connectivity: int, smallest: int) -> np.ndarray:
+    """Labels of one piece, small ones left out."""
+    labels, count = ndimage.label(mask, np.ones((3, 3)) if connectivity == 8 else None)
+    kept = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1)[1:] >= smallest) + 1
+    final = np.zeros(count + 1, int)
+    final[kept] = np.arange(1, len(kept) + 1)
+    return final[labels]
+
+
+@pytest.mark.parametrize(
+    ("spec", "threshold", "connectivity"),
+    [
+        ({}, None, 4),
+        ({"connectivity": 8, "fill_holes": True}, None, 8),
+        ({"fill_holes": True, "thresholds": {"cell": 0.4}}, 0.4, 4),
+    ],
+)
+def test_all_results_are_those_of_the_whole_whatever_the_cores(
+    tmp_path: Path, blobs: np.ndarray, spec: Any, threshold: float | None, connectivity: int
+) -> None:
+    mask = blobs >= round(threshold * 65535) if threshold else blobs > 65535 - blobs
+    filled = mask
+    if spec.get("fill_holes"):
+        filled = ndimage.binary_fill_holes(mask, np.ones((3, 3)) if connectivity == 4 else None)
+    expected = kept_labels(filled, connectivity, 12)
+    files = set()
+    for side in (32, 256):
+        manifest = segmented(tmp_path / str(side), blobs, side, min_area_px=12, **spec)
+        assert np.array_equal(level(manifest, "instances"), expected)
+        assert np.array_equal(level(manifest, "classes"), mask)
+        assert manifest.facts["n_instances"] == expected.max()
+        assert manifest.facts["class_counts"] == [int((~mask).sum()), int(mask.sum())]
+        files.add(tuple((manifest.store / f"objects.{kind}").read_bytes() for kind in ("csv", "geojson.gz")))
+        assert {p.name for p in manifest.store.iterdir()} == {
+            "classes", "instances", "objects.csv", "objects.geojson.gz"
+        }  # fmt: skip
+    assert len(files) == 1
+
+
+def test_the_table_holds_what_scikit_image_measures(tmp_path: Path, blobs: np.ndarray) -> None:
+    manifest = segmented(tmp_path, blobs, 64, min_area_px=12)
+    image = open_plane(tmp_path / "images" / "s.zarr" / "0").read_whole()
+    regions = regionprops(level(manifest, "instances"), np.stack([*image, blobs / 65535], axis=-1))
+    found = table(manifest)
+    assert found.pop("class") == ["cell"] * len(regions)
+    numbers = {name: np.array(values, float) for name, values in found.items()}
+    assert numbers["id"].tolist() == [r.label for r in regions]
+    expected = {
+        "area_px": [r.area for r in regions],
+        "area_um2": [r.area * 0.25 for r in regions],
+        "centroid_y_px": [r.centroid[0] + 0.5 for r in regions],
+        "centroid_x_um": [(r.centroid[1] + 0.5) * 0.5 for r in regions],
+        "bottom_um": [r.bbox[2] * 0.5 for r in regions],
+        "perimeter_um": [r.perimeter_crofton * 0.5 for r in regions],
+        "eccentricity": [r.eccentricity for r in regions],
+        "mean_intensity_DAPI": [r.intensity_mean[0] for r in regions],
+        "mean_intensity_FITC": [r.intensity_mean[1] for r in regions],
+        "mean_probability": [r.intensity_mean[2] for r in regions],
+    }
+    for name, values in expected.items():
+        assert numbers[name] == pytest.approx(np.array(values), rel=1e-8), name
+
+
+def test_outlines_lie_in_the_source_and_carry_the_table(tmp_path: Path, blobs: np.ndarray) -> None:
+    manifest = segmented(tmp_path, blobs, 64, min_area_px=12)
+    found = table(manifest)
+    features = json.loads(gzip.decompress((manifest.store / "objects.geojson.gz").read_bytes()))["features"]
+    assert [f["properties"]["name"] for f in features] == found["id"]
+    measured = features[5]["properties"]["measurements"]
+    assert measured == {n: float(v[5]) for n, v in found.items() if n not in ("id", "class")}
+    for feature in features:
+        points = np.array(feature["geometry"]["coordinates"][0])
+        measured = feature["properties"]["measurements"]
+        assert points.min(axis=0).tolist() == [measured["left_px"] * FACTOR, measured["top_px"] * FACTOR]
+        assert points.max(axis=0).tolist() == [measured["right_px"] * FACTOR, measured["bottom_px"] * FACTOR]
+
+
+def test_areas_may_be_given_in_micrometres(tmp_path: Path, blobs: np.ndarray) -> None:
+    manifest = segmented(tmp_path, blobs, 256, min_area_um2=5.0)
+    assert np.array_equal(level(manifest, "instances"), kept_labels(blobs > 65535 - blobs, 4, 20))
+    paths, output = sources(tmp_path / "no", blobs, 256, size_um=None), tmp_path / "no" / "segmentations/m/s.json"
+    with pytest.raises(ConfigError, match=r"min_area_um2 needs, came none; fill in the column pixel_size_um"):
+        segment(*paths, output=output, spec=SegmentSpec(min_area_um2=5.0), code="s@1")
+    segment(*paths, output=output, spec=SegmentSpec(), code="s@1")
+    found = table(read_manifest(output))
+    assert not [name for name in found if name.endswith(("_um", "_um2"))]
+    assert set(found["class"]) == {"1"}, "no names were given"
+
+
+def test_nothing_found_is_a_result_too(tmp_path: Path) -> None:
+    manifest = segmented(tmp_path, np.zeros((40, 50)), 64, fill_holes=True)
+    assert manifest.facts["n_instances"] == 0
+    assert all(not values for values in table(manifest).values()) and "area_um2" in table(manifest)
+    assert json.loads(gzip.decompress((manifest.store / "objects.geojson.gz").read_bytes()))["features"] == []
+
+
+def test_another_image_is_refused(tmp_path: Path, blobs: np.ndarray) -> None:
+    probabilities, _ = sources(tmp_path / "one", blobs, 256)
+    _, image = sources(tmp_path / "other", blobs[:40, :40], 256)
+    with pytest.raises(StoreError, match="was predicted from, came another"):
+        segment(probabilities, image, output=tmp_path / "segmentations/m/s.json", spec=SegmentSpec(), code="s@1")
+
+
+def test_stopped_at_every_unit_it_gives_the_same_bytes(tmp_path: Path, blobs: np.ndarray) -> None:
+    spec: dict[str, Any] = {"connectivity": 8, "fill_holes": True}
+    whole = segmented(tmp_path / "one", blobs, 64, **spec)
+    paths, output = sources(tmp_path / "other", blobs, 64), tmp_path / "other" / "segmentations" / "m" / "s.json"
+    keys = {"classes": ("background", "cell"), "min_area_px": 0} | spec
+    stops, planes = 0, len(units(whole.path)) - 2
+    while not output.exists() and stops < 99:
+        # Measuring begins anew each time, so that it is let through at the end.
+        (asked.clear if len(units(output)) == planes else asked.set)()
+        try:
+            segment(*paths, output=output, spec=SegmentSpec(**keys), code="s@1")
+        except KeyboardInterrupt:
+            stops += 1
+        finally:
+            asked.clear()
+    assert stops == planes > 20
+    assert output.read_bytes() == whole.path.read_bytes()
+
+
+def units(output: Path) -> list[str]:
+    """Names of the units in a ledger."""
+    ledger = output.with_suffix(".ledger")
+    records = map(json.loads, ledger.read_text().splitlines() if ledger.exists() else [])
+    return [record["unit"] for record in records if "unit" in record]
 
 
 def test_pyramids_never_mix_labels(tmp_path: Path) -> None:
     foreground = np.zeros((300, 300))
-    foreground[::2, ::2] = 65535
-    source, output = stored(tmp_path, foreground, 64), tmp_path / "segmentations" / "m" / "s.json"
-    segment(source, output=output, spec=SegmentSpec(min_area_px=0), code="s@1")
-    store = read_manifest(output).store
+    foreground[:60:2, ::2] = 65535
+    manifest = segmented(tmp_path, foreground, 64)
     for name in ("classes", "instances"):
-        fine, coarse = (open_plane(store / name / str(level)).read_whole() for level in (0, 1))
-        assert np.array_equal(coarse, nearest(fine))
+        assert np.array_equal(level(manifest, name, 1), nearest(level(manifest, name)))

@@ -115,7 +115,8 @@ def test_inside_nothing_changes_and_outside_is_background_whatever_the_cores(cha
         counts.append(manifest.facts["skipped_cores"])
     assert counts[0] > 20 and counts[1] > 0 and counts[2] == 0
     segmentation = tmp_path / "32" / "segmentations" / "m" / "s.json"
-    segment(tmp_path / "32/probabilities/m/s.json", output=segmentation, spec=SegmentSpec(min_area_px=1), code="s@1")
+    probabilities = tmp_path / "32" / "probabilities" / "m" / "s.json"
+    segment(probabilities, image.path, output=segmentation, spec=SegmentSpec(min_area_px=1), code="s@1")
     assert not open_plane(read_manifest(segmentation).store / "classes" / "0").read_whole()[~mask].any()
 
 

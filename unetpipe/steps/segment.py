@@ -1,39 +1,60 @@
-"""segment: classes and instances of a whole slide, stitched over its cores."""
+"""segment: classes and instances of a whole slide, stitched over its cores, and its objects measured and outlined."""
 
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unetpipe.errors import ConfigError, StoreError
+from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_table
 from unetpipe.geometry import Box
-from unetpipe.instances import Connectivity, CoreComponents, core_components, label_core, relabelled, resolve
-from unetpipe.manifests import Ledger, open_ledger, read_manifest
-from unetpipe.multiscales import write_multiscale
+from unetpipe.instances import Connectivity, Objects, core_components, label_core, relabelled, resolve
+from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
+from unetpipe.masks import decided, filled
+from unetpipe.measures import add_block, framed, in_um, intensity_scale, no_sums, properties, whole_numbers
+from unetpipe.multiscales import CLASS_COLOURS, write_multiscale
+from unetpipe.outlines import trace
 from unetpipe.pyramids import level_shapes, nearest
-from unetpipe.slides import Plane, coarser_block, create_plane, open_plane
+from unetpipe.resampling import Resampling
+from unetpipe.signals import stop_if_asked
+from unetpipe.slides import Plane, coarser_block, create_plane, open_plane, shard_boxes
 from unetpipe.specs import SegmentSpec
+from unetpipe.units import area_px
 
 __all__ = ["segment"]
 
-CONNECTIVITY: Connectivity = 4
+OPPOSITE: dict[Connectivity, Connectivity] = {4: 8, 8: 4}
+ROWS_AT_ONCE = 2**12
+
+MaskOf = Callable[[Box], NDArray[np.bool_]]
 
 
-def segment(probabilities: Path, *, output: Path, spec: SegmentSpec, code: str) -> None:
-    """Turn probabilities into the most probable class and into instances of one class.
+def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec, code: str) -> None:
+    """Turn probabilities into a class for each pixel and into instances of one class, measured and outlined.
 
     Reads
     -----
     probabilities : manifest of `predict`
+    image : manifest of `ingest`
+        The image that they were predicted from.
 
     Writes
     ------
     output : manifest
-        Beside it a store with two OME-Zarr label images: ``classes`` (uint8) and ``instances`` (uint32, numbered in
-        raster order of their first pixels, whatever the cores).
+        Beside it a store with two OME-Zarr label images, ``classes`` (uint8) and ``instances`` (uint32, numbered in
+        raster order of their first pixels, whatever the cores), and of the instances the table ``objects.csv``
+        (columns as in `properties` and `in_um`) and the outlines ``objects.geojson.gz``, in px of the source.
     """
-    source = read_manifest(probabilities, stage="predict")
-    with open_ledger(output, stage="segment", spec=spec, code=code, inputs=[source]) as ledger:
+    source, pixels = read_manifest(probabilities, stage="predict"), read_manifest(image, stage="ingest")
+    if source.inputs.get(pixels.name) != pixels.content:
+        raise StoreError(
+            f"{image}: expected the image that {probabilities} was predicted from, came another; run predict again"
+        )
+    smallest = smallest_area(spec, pixels)
+    with open_ledger(output, stage="segment", spec=spec, code=code, inputs=[source, pixels]) as ledger:
         if ledger.complete:
             return
         predicted = open_plane(source.store / "0")
@@ -41,16 +62,12 @@ def segment(probabilities: Path, *, output: Path, spec: SegmentSpec, code: str) 
             create_plane(ledger.store / name / "0", shape=predicted.shape, dtype=dtype, shard_side=predicted.shard_side)
             for name, dtype in (("classes", np.uint8), ("instances", np.uint32))
         )
-        parts = [classify_core(unit, box, predicted, classes, ledger, spec) for unit, box in classes.iter_shards()]
-        objects = resolve(parts, connectivity=CONNECTIVITY, min_area_px=spec.min_area_px)
-        for (unit, box), lookup in zip(instances.iter_shards(), objects.lookups, strict=True):
-            if f"instances/{unit}" not in ledger:
-                labels, count = label_core(classes.read(box) == spec.foreground, connectivity=CONNECTIVITY)
-                digest = instances.write_shard(box, relabelled(labels, count, lookup))
-                ledger.append(f"instances/{unit}", digest)
+        write_classes(classes, predicted, source.facts["scale"], ledger, spec)
+        objects = write_instances(instances, instance_masks(classes, spec), smallest, ledger, spec)
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         for name, plane, n_classes in (("classes", classes, predicted.channels), ("instances", instances, 0)):
             write_pyramid(name, plane, ledger, frame | {"classes": n_classes})
+        write_objects(instances, objects.count, source, pixels, ledger, spec)
         counts = sum(np.array(ledger.units[f"classes/{unit}"]["counts"]) for unit, _ in classes.iter_shards())
         facts = {
             "shape": list(classes.shape),
@@ -61,19 +78,63 @@ def segment(probabilities: Path, *, output: Path, spec: SegmentSpec, code: str) 
         ledger.publish(facts)
 
 
-def classify_core(
-    unit: str, box: Box, predicted: Plane, classes: Plane, ledger: Ledger, spec: SegmentSpec
-) -> CoreComponents:
-    """Write the classes of one core, unless they are there, and return its connected parts."""
-    name = f"classes/{unit}"
-    if name in ledger:
-        block: NDArray[Any] = classes.read(box)
-    else:
-        block = predicted.read(box).argmax(axis=0).astype(np.uint8)
-        counts = np.bincount(block.ravel(), minlength=predicted.channels).tolist()
-        ledger.append(name, classes.write_shard(box, block), counts=counts)
-    labels, count = label_core(block == spec.foreground, connectivity=CONNECTIVITY)
-    return core_components(labels, count, core=box, image_width=classes.shape[1])
+def smallest_area(spec: SegmentSpec, image: Manifest) -> int:
+    """Area in px that an instance must have."""
+    size_um = image.facts["pixel_size_um"]
+    if spec.min_area_um2 is None:
+        return spec.min_area_px
+    if size_um is None:
+        raise ConfigError(
+            f"{image.path}: expected a pixel size, which segment.min_area_um2 needs, came none; fill in the column "
+            "pixel_size_um of the sample sheet"
+        )
+    return area_px(spec.min_area_um2, size_um)
+
+
+def write_classes(classes: Plane, predicted: Plane, scale: int, ledger: Ledger, spec: SegmentSpec) -> None:
+    """Write the class of each pixel, core by core."""
+    least = {spec.classes.index(name): max(1, round(t * scale)) for name, t in (spec.thresholds or {}).items()}
+    for unit, box in classes.iter_shards():
+        if f"classes/{unit}" not in ledger:
+            block = decided(predicted.read(box), least=least)
+            counts = np.bincount(block.ravel(), minlength=predicted.channels).tolist()
+            ledger.append(f"classes/{unit}", classes.write_shard(box, block), counts=counts)
+
+
+def instance_masks(classes: Plane, spec: SegmentSpec) -> MaskOf:
+    """A function that gives the pixels of instances in a core."""
+    if not spec.fill_holes:
+        return lambda box: classes.read(box) == spec.foreground
+
+    def background(box: Box) -> tuple[NDArray[np.uint32], int]:
+        return label_core(classes.read(box) != spec.foreground, connectivity=OPPOSITE[spec.connectivity])
+
+    boxes = [box for _, box in classes.iter_shards()]
+    parts = [core_components(*background(box), core=box, image_width=classes.shape[1]) for box in boxes]
+    belongs = dict(zip(boxes, filled(parts, connectivity=OPPOSITE[spec.connectivity]), strict=True))
+    return lambda box: belongs[box].take(background(box)[0])
+
+
+def write_instances(plane: Plane, mask_of: MaskOf, smallest: int, ledger: Ledger, spec: SegmentSpec) -> Objects:
+    """Write the connected parts of the mask, core by core."""
+    cores, objects = connected(plane, mask_of, spec.connectivity, smallest)
+    for (unit, box), lookup in zip(cores, objects.lookups, strict=True):
+        if f"instances/{unit}" not in ledger:
+            labels, count = label_core(mask_of(box), connectivity=spec.connectivity)
+            ledger.append(f"instances/{unit}", plane.write_shard(box, relabelled(labels, count, lookup)))
+    return objects
+
+
+def connected(
+    plane: Plane, mask_of: MaskOf, connectivity: Connectivity, smallest: int
+) -> tuple[list[tuple[str, Box]], Objects]:
+    """The cores of a plane, and the connected parts of a mask over all of them."""
+    cores, width = list(plane.iter_shards()), plane.shape[1]
+    parts = [
+        core_components(*label_core(mask_of(box), connectivity=connectivity), core=box, image_width=width)
+        for _, box in cores
+    ]
+    return cores, resolve(parts, connectivity=connectivity, min_area_px=smallest)
 
 
 def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any]) -> None:
@@ -89,3 +150,88 @@ def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any])
         finer = coarser
     group = ledger.store / name
     write_multiscale(group, name=name, shapes=list(shapes), centred=False, label=True, **keys)
+
+
+def write_objects(
+    instances: Plane, count: int, source: Manifest, image: Manifest, ledger: Ledger, spec: SegmentSpec
+) -> None:
+    """Write the table and the outlines of all instances."""
+    windows = image.facts["percentiles"]
+    scale = 1.0 if np.dtype(image.facts["dtype"]).kind == "u" else intensity_scale(windows)
+    sums = no_sums(count, image.facts["channels"])
+    frame = Resampling(shape=tuple(image.facts["source_shape"]), factor=image.facts["factor"])
+    with OutlineFile(ledger.store / "outlines.partial") as outlines:
+        add_objects(sums, outlines, instances, source, image, ledger.store, spec, scale)
+
+        def tables() -> Iterator[dict[str, list[str]]]:
+            return iter_texts(object_tables(sums, source.facts["scale"], scale, image, spec))
+
+        colour = CLASS_COLOURS[(spec.foreground - 1) % len(CLASS_COLOURS)]
+        keys: dict[str, Any] = {"class_name": spec.class_name, "colour": colour}
+        digests = {
+            "objects.csv": write_table(ledger.store / "objects.csv", tables()),
+            "objects.geojson": write_geojson(
+                ledger.store / "objects.geojson.gz", iter_geometries(outlines, frame), tables(), **keys
+            ),
+        }
+    for name, digest in digests.items():
+        ledger.append(name, digest)
+
+
+def add_objects(
+    sums: NDArray[np.int64],
+    outlines: OutlineFile,
+    instances: Plane,
+    source: Manifest,
+    image: Manifest,
+    store: Path,
+    spec: SegmentSpec,
+    scale: float,
+) -> None:
+    """Measure and trace all instances, block by block."""
+    predicted, pixels = open_plane(source.store / "0"), open_plane(image.store / "0")
+    shape = instances.shape
+    parts = instances if spec.connectivity == 4 else part_plane(instances, store / "parts")
+    for _, box in shard_boxes("", shape):
+        stop_if_asked()
+        around = box.grown(1).clipped(shape)
+        labels = framed(instances.read(around), box, shape)
+        if labels.any():
+            probability = predicted.read(box)[spec.foreground]
+            add_block(sums, labels, probability, whole_numbers(pixels.read(box), scale), box=box)
+            own = labels if parts is instances else framed(parts.read(around), box, shape)
+            outlines.add(*trace(labels, own, box=box, image_width=shape[1]))
+    if parts is not instances:
+        shutil.rmtree(parts.folder)
+
+
+def part_plane(instances: Plane, folder: Path) -> Plane:
+    """The 4-connected parts of 8-connected instances, as an array that is removed when it has been read."""
+
+    def mask_of(box: Box) -> NDArray[np.bool_]:
+        return instances.read(box) > 0
+
+    plane = create_plane(folder, shape=instances.shape, dtype=np.uint32)
+    cores, parts = connected(plane, mask_of, 4, 0)
+    for (_, box), lookup in zip(cores, parts.lookups, strict=True):
+        plane.write_shard(box, relabelled(*label_core(mask_of(box), connectivity=4), lookup))
+    return plane
+
+
+def object_tables(
+    sums: NDArray[np.int64], full: int, scale: float, image: Manifest, spec: SegmentSpec
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The rows of all objects, some at once; at least one table, which tells the columns."""
+    size_um = image.facts["pixel_size_um"]
+    channels = channel_names(image.facts["channel_names"], image.facts["channels"])
+    for start in range(0, max(len(sums), 1), ROWS_AT_ONCE):
+        some = sums[start : start + ROWS_AT_ONCE]
+        found = properties(some, full=full, scale=scale, channels=channels)
+        numbers = np.arange(start + 1, start + len(some) + 1)
+        lengths = in_um(found, size_um) if size_um else {}
+        yield {"id": numbers, "class": np.full(len(some), spec.class_name), **found, **lengths}
+
+
+def channel_names(names: Sequence[str], count: int) -> list[str]:
+    """A name for each channel: its own, or its number where channels have none of their own."""
+    return list(names) if len(set(names)) == count else [str(number) for number in range(count)]

@@ -27,7 +27,8 @@ rule predict:
 
 rule segment:
     input:
-        "results/probabilities/{model}/{sample}.json",
+        probabilities="results/probabilities/{model}/{sample}.json",
+        image="results/images/{sample}.json",
     output:
         "results/segmentations/{model}/{sample}.json",
     log:
@@ -42,5 +43,5 @@ rule segment:
         spec=CONFIG.spec("segment"),
         code=fingerprint("unetpipe.steps.segment"),
     shell:
-        "exec python -m unetpipe segment {input:q} --output {output:q}"
+        "exec python -m unetpipe segment {input.probabilities:q} {input.image:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

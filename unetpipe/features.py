@@ -1,0 +1,271 @@
+"""Objects as tables and as outlines for other software: CSV, and GeoJSON as QuPath reads it.
+
+Both are written object by object; what waits for its turn lies on the disk.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetpipe.outlines import HOLE, OBJECT, OFFSET, PART, Contours, joined
+from unetpipe.resampling import Resampling
+
+__all__ = ["OutlineFile", "iter_geometries", "iter_texts", "write_geojson", "write_table"]
+
+_BYTES_PER_VERTEX = 8
+_VERTICES_AT_ONCE = 2**16
+_CHARACTERS_AT_ONCE = 2**18
+
+
+class OutlineFile:
+    """Vertices of all blocks, in a temporary file; only what joins them is in memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file; removed at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("w+b")
+        self.runs: list[NDArray[np.int64]] = []
+        self.count = 0
+
+    def __enter__(self) -> "OutlineFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+    def add(self, vertices: NDArray[np.int32], runs: NDArray[np.int64]) -> None:
+        """Keep what `trace` has found in a block."""
+        self.file.write(vertices.tobytes())
+        self.runs.append(runs)
+        self.runs[-1][:, OFFSET] += self.count
+        self.count += len(vertices)
+
+    def joined(self) -> Contours:
+        """The closed outlines of all blocks; none may be added behind."""
+        self.file.flush()
+        runs, self.runs = self.runs, []
+        return joined(np.concatenate([np.zeros((0, OFFSET + 1), np.int64), *runs]))
+
+    def read(self, start: int, count: int) -> NDArray[np.int32]:
+        """(count, 2) vertices from a number on."""
+        found = os.pread(self.file.fileno(), count * _BYTES_PER_VERTEX, start * _BYTES_PER_VERTEX)
+        return np.frombuffer(found, np.int32).reshape(-1, 2)
+
+
+def iter_texts(columns: Iterable[dict[str, NDArray[Any]]]) -> Iterator[dict[str, list[str]]]:
+    """Tables of numbers as tables of text.
+
+    Parameters
+    ----------
+    columns : iterable of dict of str to (N,) array
+        Tables of equal columns, one behind the other.
+
+    Yields
+    ------
+    dict of str to list of str
+        Whole numbers as they are, others with nine digits.
+
+    Examples
+    --------
+    >>> next(iter_texts([{"a": np.array([1, 2]), "b": np.array([0.5, 1 / 3])}]))
+    {'a': ['1', '2'], 'b': ['0.5', '0.333333333']}
+    """
+    for table in columns:
+        yield {
+            name: [f"{v:.9g}" for v in values.tolist()] if values.dtype.kind == "f" else list(map(str, values.tolist()))
+            for name, values in table.items()
+        }
+
+
+def write_table(path: Path, tables: Iterable[dict[str, list[str]]]) -> str:
+    """Write a CSV table.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    tables : iterable of dict of str to list of str
+        Tables of equal columns, one behind the other; the first gives the names.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file's content.
+    """
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for number, table in enumerate(tables):
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            if number == 0:
+                writer.writerow(table)
+            writer.writerows(zip(*table.values(), strict=True))
+            content = text.getvalue().encode()
+            digest.update(content)
+            file.write(content)
+        _make_durable(file)
+    return digest.hexdigest()
+
+
+def iter_geometries(outlines: OutlineFile, frame: Resampling) -> Iterator[Iterator[str]]:
+    """Outlines of all objects as GeoJSON geometries.
+
+    Parameters
+    ----------
+    outlines : OutlineFile
+        With the outlines of all blocks.
+    frame : Resampling
+        From the source to the image in which they were traced.
+
+    Yields
+    ------
+    iterator of str
+        For each object, in the order of labels, the text of its geometry, in pieces of bounded size: a polygon, or
+        several where an object has several 4-connected parts.
+
+    Notes
+    -----
+    Coordinates are (x, y) in px of the source's finest level, (0, 0) being the outer corner of the first pixel, as
+    QuPath has it. Outer rings run counter-clockwise and holes clockwise for y upwards, as RFC 7946 wants it: on the
+    screen, the other way round.
+
+    References
+    ----------
+    RFC 7946, doi:10.17487/RFC7946.
+    """
+    contours = outlines.joined()
+    heads = contours.heads
+    parts, holes = heads[:, PART].tolist(), heads[:, HOLE].tolist()
+    bounds = np.flatnonzero(np.diff(heads[:, OBJECT], prepend=-1, append=-1)).tolist()
+
+    def pieces(first: int, stop: int) -> Iterator[str]:
+        several = parts[first] != parts[stop - 1]
+        yield '{"type":"MultiPolygon","coordinates":[[' if several else '{"type":"Polygon","coordinates":['
+        for ring in range(first, stop):
+            if ring > first:
+                yield "," if holes[ring] else "],["
+            yield from _ring(outlines, contours.pieces(ring), frame)
+        yield "]]}" if several else "]}"
+
+    for first, stop in pairwise(bounds):
+        yield pieces(first, stop)
+
+
+def write_geojson(
+    path: Path,
+    geometries: Iterable[Iterable[str]],
+    tables: Iterable[dict[str, list[str]]],
+    *,
+    class_name: str,
+    colour: Sequence[int],
+) -> str:
+    """Write objects as a gzipped GeoJSON file that QuPath opens.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    geometries : iterable of iterable of str
+        From `iter_geometries`.
+    tables : iterable of dict of str to list of str
+        The objects' columns ``id`` and ``class``, and their measurements, in the same order.
+    class_name : str
+        Name of the objects' class.
+    colour : sequence of int
+        Its red, green and blue, 0 to 255.
+
+    Returns
+    -------
+    str
+        SHA-256 of the content before it is compressed.
+
+    Notes
+    -----
+    One FeatureCollection, one line per object, each a detection with a classification and measurements, named by its
+    id. The archive holds no time and no name: equal objects give equal bytes with one version of zlib.
+
+    References
+    ----------
+    QuPath: doi:10.1038/s41598-017-17204-5.
+    """
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as archive:
+            for content in _gathered(_collection(geometries, tables, class_name, colour)):
+                digest.update(content)
+                archive.write(content)
+        _make_durable(file)
+    return digest.hexdigest()
+
+
+def _collection(
+    geometries: Iterable[Iterable[str]],
+    tables: Iterable[dict[str, list[str]]],
+    class_name: str,
+    colour: Sequence[int],
+) -> Iterator[str]:
+    """The text of a FeatureCollection, in pieces."""
+    classification = json.dumps({"name": class_name, "color": list(colour)})
+    outlines, line = iter(geometries), "\n"
+    yield '{"type":"FeatureCollection","features":['
+    for table in tables:
+        names = [json.dumps(name) for name in table if name not in ("id", "class")]
+        for number, *measured in zip(*(values for name, values in table.items() if name != "class"), strict=True):
+            yield line + '{"type":"Feature","geometry":'
+            yield from next(outlines)
+            values = ",".join(map(":".join, zip(names, measured, strict=True)))
+            about = f'"objectType":"detection","name":"{number}","classification":{classification}'
+            yield f',"properties":{{{about},"measurements":{{{values}}}}}}}'
+            line = ",\n"
+    yield "\n]}\n"
+
+
+def _gathered(pieces: Iterable[str]) -> Iterator[bytes]:
+    """Pieces of text as bytes, some hundred kB at once."""
+    gathered, size = [], 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= _CHARACTERS_AT_ONCE:
+            yield "".join(gathered).encode()
+            gathered, size = [], 0
+    yield "".join(gathered).encode()
+
+
+def _ring(outlines: OutlineFile, spans: list[tuple[int, int]], frame: Resampling) -> Iterator[str]:
+    """The text of a ring that lies in spans of the file, in pieces; its first point comes again at the end."""
+    text, first = "[", ""
+    for start, count in spans:
+        for at in range(start, start + count, _VERTICES_AT_ONCE):
+            corners = outlines.read(at, min(_VERTICES_AT_ONCE, start + count - at))
+            # JSON, as the list holds numbers only; several times as fast as json.dumps.
+            points = str(frame.source_corners(corners)[:, ::-1].tolist()).replace(" ", "")
+            first = first or points[1 : points.index("]") + 1]
+            yield text + points[1:-1]
+            text = ","
+    yield f",{first}]"
+
+
+def _make_durable(file: Any) -> None:
+    """Wait until a file's content is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
