@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import keyword
 import logging
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import typer
 
 from unetpipe import __version__
 from unetpipe.errors import Interrupted, UnetpipeError
-from unetpipe.specs import ImportSpec, PhantomSpec
+from unetpipe.specs import PhantomSpec
 
 __all__ = ["main"]
 
@@ -75,8 +76,9 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
     set_up_logging(log)
     signals.listen()
     parsed: Any = parsing.spec_from_json(config.STAGE_SPECS[verb], spec, f"{verb} --spec")
-    module = f"unetpipe.steps.{verb}"
-    step = getattr(importlib.import_module(module), verb)
+    name = verb + "_" * keyword.iskeyword(verb)
+    module = f"unetpipe.steps.{name}"
+    step = getattr(importlib.import_module(module), name)
     call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
 
 
@@ -327,27 +329,9 @@ def import_(
         typer.Argument(help="State dict of a padded U-Net with batch norm: .pt or .pth (tensors only), .safetensors."),
     ],
     output: Annotated[Path, typer.Option(help="Manifest to write: results/models/NAME.json.")],
-    intensity: Annotated[
-        Literal["range", "percentile"],
-        typer.Option(help="What became 0 and 1: the data type's range, or the image's 1st and 99.8th percentile."),
-    ] = "range",
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="Pixel size in um that the network was trained on; unknown if none.")
-    ] = None,
-    align_corners: Annotated[
-        bool,
-        typer.Option(
-            help="Bilinear networks only: corner pixels on corner pixels, as published; such a network cannot be tiled."
-        ),
-    ] = True,
+    spec: Spec = "",
     code: Code = "",
     log: Log = None,
 ) -> None:
     """Take public weights as a model that predicts like a trained one."""
-    from unetpipe import fingerprint, signals
-    from unetpipe.steps.import_ import import_ as step
-
-    set_up_logging(log)
-    signals.listen()
-    spec = ImportSpec(intensity=intensity, pixel_size_um=pixel_size_um, align_corners=align_corners)
-    step(weights, output=output, spec=spec, code=code or fingerprint.fingerprint("unetpipe.steps.import_"))
+    run("import", spec, code, log, lambda step, **keys: step(weights, output=output, **keys))

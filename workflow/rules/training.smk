@@ -53,6 +53,8 @@ rule train:
         doctor="results/doctor/training.json",
     output:
         "results/models/{model}.json",
+    wildcard_constraints:
+        model=CONFIG.trained_names,
     log:
         "results/logs/train/{model}.log",
     benchmark:
@@ -68,4 +70,25 @@ rule train:
     shell:
         "exec python -m unetpipe train {input.patches:q} {input.validation:q} --output {output:q}"
         " --threads {threads} --gpus {resources.gpu}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+rule import_:
+    input:
+        lambda wildcards: CONFIG.models[wildcards.model].weights,
+    output:
+        "results/models/{model}.json",
+    wildcard_constraints:
+        model=CONFIG.imported_names,
+    log:
+        "results/logs/import/{model}.log",
+    benchmark:
+        "results/benchmarks/import/{model}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=lambda wildcards: CONFIG.spec("import", wildcards.model),
+        code=fingerprint("unetpipe.steps.import_"),
+    shell:
+        "exec python -m unetpipe import {input:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
