@@ -8,7 +8,9 @@ PYTHON = python3
 VENV = .venv
 ENTER = . $(VENV)/bin/activate
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
-INSTALL = $(PIP) install -qq
+# pip would compile all packages with one processor; some hold files that cannot be compiled, and are never imported.
+INSTALL = $(PIP) install -qq --no-compile
+COMPILE = $(VENV)/bin/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 
 run: $(VENV)/.installed
 	$(ENTER) && snakemake --cores 8 --resources gpu=1
@@ -36,12 +38,14 @@ $(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	fi; \
 	echo "installing $$lock into $(VENV): some minutes"; \
 	$(INSTALL) --require-hashes -r $$lock
+	$(COMPILE)
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(VENV)/bin/python -m unetpipe.kernels
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(INSTALL) --require-hashes -r requirements-dev.lock
+	$(COMPILE)
 	touch $@
 
 lock:
