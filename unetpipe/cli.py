@@ -85,6 +85,8 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
 def set_up_logging(path: Path | None) -> None:
     """Progress goes to the log file, or to stderr if there is none; warnings and errors always go to stderr."""
     logging.getLogger("unetpipe").setLevel(logging.INFO)
+    # A log that cannot be written, as on a full disk, must not drown the line that says why.
+    logging.raiseExceptions = False
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path, mode="w", encoding="utf-8")

@@ -131,6 +131,7 @@ class Project:
         return Project(folder)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes test, one has all that needs the finished project; the longest tests come first."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
