@@ -53,12 +53,12 @@ rule train:
         doctor="results/doctor/training.json",
     output:
         "results/models/{model}.json",
-    wildcard_constraints:
-        model=CONFIG.trained_names,
     log:
         "results/logs/train/{model}.log",
     benchmark:
         "results/benchmarks/train/{model}.tsv"
+    wildcard_constraints:
+        model=CONFIG.trained_names,
     conda:
         "../../environment.yml"
     threads: 8
@@ -78,12 +78,12 @@ rule import_:
         lambda wildcards: CONFIG.models[wildcards.model].weights,
     output:
         "results/models/{model}.json",
-    wildcard_constraints:
-        model=CONFIG.imported_names,
     log:
         "results/logs/import/{model}.log",
     benchmark:
         "results/benchmarks/import/{model}.tsv"
+    wildcard_constraints:
+        model=CONFIG.imported_names,
     conda:
         "../../environment.yml"
     params:
