@@ -15,6 +15,7 @@ rule evaluate:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "evaluate"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("evaluate"),
@@ -42,6 +43,8 @@ rule report:
         "results/benchmarks/report.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        **requests(CONFIG, "report"),
     params:
         spec=CONFIG.spec("report"),
         code=fingerprint("unetpipe.steps.report"),

@@ -13,6 +13,7 @@ rule weigh:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "weigh"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("weigh"),
@@ -36,6 +37,7 @@ rule augment:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "augment"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("augment"),
@@ -61,6 +63,7 @@ rule train:
         "../../environment.yml"
     threads: 8
     resources:
+        **requests(CONFIG, "train"),
         gpu=1,
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
