@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unetpipe.config import Config
-from unetpipe.specs import NetworkSpec, TrainSpec
+from unetpipe.netspecs import NetworkSpec
+from unetpipe.specs import TrainSpec
 
 __all__ = ["Needs", "needs", "requests", "unpacked_mb"]
 
@@ -20,7 +21,7 @@ WHOLE = {".jpg", ".jpeg", ".png", ".bmp"}
 # Python with the libraries of a stage; those that compute with torch need more.
 PLAIN_MB, TORCH_MB = 1000, 2000
 # Bytes of a training step per pixel and channel of the first level: all maps that the gradient needs.
-STEP_BYTES, TILE_BYTES = 160, 40
+STEP_BYTES, TILE_BYTES = 130, 40
 # Bytes of 30 parameters, their gradients, momenta and averages: the network of 2015 has 30 w² 4^d of them.
 PARAMETER_BYTES = 720
 # Seconds on one slow core per pixel and squared channel of the first level, per patch and per predicted pixel.
@@ -104,7 +105,7 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
     Slides are read and written in blocks, so that their size counts in time and disk only; `augment`, `evaluate` and
     what is validated on take an image as a whole, and so do formats that cannot be read in parts. The size in pixels
     is estimated from that of the file. Networks count by the channels w of their first level and the side s of what
-    they see: a training step of a network of depth d keeps about 160 w s² + 720 w² 4^d bytes, its maps and its
+    they see: a training step of a network of depth d keeps about 130 w s² + 720 w² 4^d bytes, its maps and its
     parameters, a tile takes 40 w s² bytes.
     """
     image = source_mb(config, sample) if sample else 0.0
@@ -155,14 +156,19 @@ def training_needs(config: Config, model: str) -> Needs:
     return Needs(
         mem_mb=round(mem),
         runtime=min(LONGEST_MIN, round(minutes)),
-        disk_mb=round(1 + 2 * PARAMETER_BYTES * width**2 * 4**spec.network.depth / 1e6),
+        disk_mb=round(1 + 2 * parameter_bytes(spec.network) / 1e6),
     )
 
 
 def step_mb(spec: TrainSpec, side: int) -> float:
     """Memory of a training step in MB, without torch: all maps, and parameters with gradients and momenta."""
     width = width_of(spec.network)
-    return (STEP_BYTES * width * side**2 + PARAMETER_BYTES * width**2 * 4**spec.network.depth) / 1e6
+    return (STEP_BYTES * width * side**2 + parameter_bytes(spec.network)) / 1e6
+
+
+def parameter_bytes(network: NetworkSpec) -> int:
+    """Parameters, and what an optimiser keeps of each, in bytes."""
+    return PARAMETER_BYTES * width_of(network) ** 2 << 2 * network.depth
 
 
 def width_of(network: NetworkSpec) -> int:
@@ -206,5 +212,5 @@ def file_mb(path: str) -> float:
     """Size of a file, or of all files of a folder, in MB."""
     place = Path(path)
     if place.is_dir():
-        return sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) / 1e6
+        return float(sum(file.stat().st_size for file in place.rglob("*") if file.is_file())) / 1e6
     return place.stat().st_size / 1e6 if place.is_file() else 0.0
