@@ -93,6 +93,9 @@ rule doctor:
     params:
         spec=lambda wildcards: CONFIG.spec("doctor", wildcards.group),
         code=fingerprint("unetpipe.steps.doctor"),
+        # Functions of the input are not compared with those of the last run.
+        manifests=lambda wildcards, input: kept_text([*input.images, *input.labels]),
+        spec_file=lambda wildcards, input: kept_text(CONFIG.spec("doctor", wildcards.group)),
     shell:
-        "exec python -m unetpipe doctor {input.images:q} {input.labels:q} --output {output:q}"
-        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+        "exec python -m unetpipe doctor @{params.manifests:q} --output {output:q}"
+        " --spec @{params.spec_file:q} --code {params.code:q} --log {log:q}"

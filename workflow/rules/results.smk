@@ -48,6 +48,7 @@ rule report:
     params:
         spec=CONFIG.spec("report"),
         code=fingerprint("unetpipe.steps.report"),
+        manifests=lambda wildcards, input: kept_text(input),
     shell:
-        "exec python -m unetpipe report {input:q} --output {output:q}"
+        "exec python -m unetpipe report @{params.manifests:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

@@ -68,7 +68,8 @@ rule train:
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
         code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.network_modules(wildcards.model)),
+        manifests=lambda wildcards, input: kept_text([*input.patches, *input.validation]),
     shell:
-        "exec python -m unetpipe train {input.patches:q} {input.validation:q} --output {output:q}"
+        "exec python -m unetpipe train @{params.manifests:q} --output {output:q}"
         " --threads {threads} --gpus {resources.gpu}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
