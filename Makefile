@@ -1,8 +1,9 @@
 # make run: the workflow with config/config.yaml.  make test, make lint: what .ci/run calls, too.
+# make cluster: the workflow through a SLURM that it starts; root, slurm-wlm and munge are needed.
 # make lock: resolve the lock files anew.  make clean: remove .venv and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test lint lock clean
+.PHONY: run test cluster lint lock clean
 
 PYTHON = python3
 VENV = .venv
@@ -17,6 +18,9 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -n auto --dist loadgroup
+
+cluster: $(VENV)/.installed-dev
+	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster tests/cluster
 
 lint: $(VENV)/.installed-dev
 	$(ENTER) && ruff check --quiet

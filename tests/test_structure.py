@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["manifests", "annotations", "features", "figures", "draws"], 3),
     **dict.fromkeys(["shards", "writing", "multiscales"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["checkup", "layouts", "trainset"], 4),
+    **dict.fromkeys(["checkup", "layouts", "trainset", "needs"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

@@ -31,11 +31,15 @@ app = typer.Typer(
 )
 
 Output = Annotated[Path, typer.Option(help="Manifest to write; the result's store lies beside it.")]
-Spec = Annotated[str, typer.Option(help="The stage's settings as JSON; what is left out has its default.")]
+Spec = Annotated[
+    str, typer.Option(help="The stage's settings as JSON, or @FILE that holds it; what is left out has its default.")
+]
 Code = Annotated[str, typer.Option(help="Fingerprint of the stage's code; computed if empty.")]
 Log = Annotated[Path | None, typer.Option(help="File for progress messages; stderr if none.")]
 Threads = Annotated[int, typer.Option(help="Processors to use at most.", min=1)]
-Manifests = Annotated[list[Path], typer.Argument(help="Manifests of earlier stages, in any order.")]
+Manifests = Annotated[
+    list[Path], typer.Argument(help="Manifests of earlier stages, in any order; @FILE stands for the lines of a file.")
+]
 
 
 def main() -> NoReturn:
@@ -75,11 +79,23 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
 
     set_up_logging(log)
     signals.listen()
-    parsed: Any = parsing.spec_from_json(config.STAGE_SPECS[verb], spec, f"{verb} --spec")
+    text = Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec
+    parsed: Any = parsing.spec_from_json(config.STAGE_SPECS[verb], text, f"{verb} --spec")
     name = verb + "_" * keyword.iskeyword(verb)
     module = f"unetpipe.steps.{name}"
     step = getattr(importlib.import_module(module), name)
     call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+
+
+def listed(paths: list[Path]) -> list[Path]:
+    """The paths, with the lines of a file in the place of each @FILE."""
+    found = []
+    for path in paths:
+        if str(path).startswith("@"):
+            found += [Path(line) for line in Path(str(path)[1:]).read_text(encoding="utf-8").splitlines()]
+        else:
+            found.append(path)
+    return found
 
 
 def set_up_logging(path: Path | None) -> None:
@@ -157,7 +173,8 @@ def doctor(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="A configuration, by default config/config.yaml; or manifests of images and labels, in any order."
+            help="A configuration, by default config/config.yaml; or manifests of images and labels, or @FILE "
+            "that lists them."
         ),
     ] = None,
     output: Output = Path("results/doctor/all.json"),
@@ -168,7 +185,7 @@ def doctor(
     """List every sample and every fault; with a configuration, reads all samples first, past the bad ones."""
     path, *_ = inputs = inputs or [Path("config/config.yaml")]
     if path.suffix not in (".yaml", ".yml"):
-        run("doctor", spec, code, log, lambda step, **rest: step(inputs, output=output, **rest))
+        run("doctor", spec, code, log, lambda step, **rest: step(listed(inputs), output=output, **rest))
         return
     from unetpipe import signals
     from unetpipe.checkup import checkup
@@ -237,7 +254,7 @@ def train(
 ) -> None:
     """Train a network on patches; goes on where a killed run stopped."""
     keys = {"output": output, "threads": threads, "gpus": gpus}
-    run("train", spec, code, log, lambda step, **rest: step(manifests, **keys, **rest))
+    run("train", spec, code, log, lambda step, **rest: step(listed(manifests), **keys, **rest))
 
 
 @app.command()
@@ -291,7 +308,7 @@ def report(
     log: Log = None,
 ) -> None:
     """Write one page with settings, curves, scores and pictures."""
-    run("report", spec, code, log, lambda step, **rest: step(manifests, output=output, **rest))
+    run("report", spec, code, log, lambda step, **rest: step(listed(manifests), output=output, **rest))
 
 
 @app.command()

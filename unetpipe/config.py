@@ -149,7 +149,7 @@ class Config:
 
     def network_modules(self, name: str) -> list[str]:
         """Modules of a name's network families: chosen at run time, so that the fingerprint must be told of them."""
-        return sorted({f"unetpipe.networks.{self.models[one].family}" for one in self.members(name)})
+        return sorted({f"unetpipe.networks.{self.models[one].network.family}" for one in self.members(name)})
 
     def taught_by(self, model: str) -> list[str]:
         """Results that a model learns from: patches, and what they are drawn from where none are stored."""

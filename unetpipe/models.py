@@ -9,6 +9,7 @@ from typing import Any
 
 from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError
+from unetpipe.netspecs import NetworkSpec, PaddedUnetSpec
 from unetpipe.parsing import spec_from_json
 from unetpipe.samples import Sample, check_name
 from unetpipe.specs import ImportSpec, TrainSpec
@@ -40,9 +41,9 @@ class Model:
     weights: str = ""
 
     @property
-    def family(self) -> str:
-        """Family of its network; all that can be imported are of one."""
-        return self.spec.network.family if isinstance(self.spec, TrainSpec) else "padded_unet"
+    def network(self) -> NetworkSpec:
+        """Its network; what is imported is of one family, and counts as the usual one until its file is read."""
+        return self.spec.network if isinstance(self.spec, TrainSpec) else PaddedUnetSpec()
 
 
 def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[int]) -> dict[str, Model]:

@@ -13,6 +13,7 @@ rule weigh:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "weigh"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("weigh"),
@@ -36,6 +37,7 @@ rule augment:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "augment"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("augment"),
@@ -63,12 +65,14 @@ rule train:
         "../../environment.yml"
     threads: 8
     resources:
+        **requests(CONFIG, "train"),
         gpu=1,
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
         code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.training_modules(wildcards.model)),
+        manifests=lambda wildcards, input: kept_text([*input.patches, *input.validation]),
     shell:
-        "exec python -m unetpipe train {input.patches:q} {input.validation:q} --output {output:q}"
+        "exec python -m unetpipe train @{params.manifests:q} --output {output:q}"
         " --threads {threads} --gpus {resources.gpu}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
@@ -86,6 +90,8 @@ rule import_:
         model=CONFIG.imported_names,
     conda:
         "../../environment.yml"
+    resources:
+        **requests(CONFIG, "import"),
     params:
         spec=lambda wildcards: CONFIG.spec("import", wildcards.model),
         code=fingerprint("unetpipe.steps.import_"),
