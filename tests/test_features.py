@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 from skimage.measure import label
 
 from unetpipe.annotations.qupath import iter_qupath
 from unetpipe.annotations.shapes import ClassNames
-from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_table
+from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
 from unetpipe.geometry import Box
 from unetpipe.outlines import trace
 from unetpipe.polygons import paint, polygons_of
@@ -136,3 +138,29 @@ def test_a_table_quotes_what_must_be_quoted(tmp_path: Path) -> None:
     assert rows[0] == ["id", "class", "x"] and len(rows) == 5
     assert rows[2] == rows[4] == ["2", "a, b", "123456.789"]
     assert len(digest) == 64
+
+
+def test_parquet_keeps_every_digit_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unetpipe.features._ROWS_OF_A_GROUP", 5)
+    rng = np.random.default_rng(1)
+    columns = {"id": np.arange(1, 13), "class": np.array(["a", "bcd"] * 6), "x": rng.normal(size=12)}
+    tables = [{name: values[at : at + 2] for name, values in columns.items()} for at in range(0, 12, 2)]
+    path = tmp_path / "objects.parquet"
+    digest = write_parquet(path, tables)
+    found = pd.read_parquet(path)
+    assert list(found) == list(columns)
+    assert all(found[name].tolist() == values.tolist() for name, values in columns.items())
+    file = pyarrow.parquet.ParquetFile(path)
+    assert [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)] == [6, 6]
+    assert [str(field.type) for field in file.schema_arrow] == ["int64", "string", "double"]
+    before = path.read_bytes()
+    assert write_parquet(path, tables) == digest and path.read_bytes() == before
+    tables[3]["x"][1] += 1e-12
+    assert write_parquet(path, tables) != digest
+
+
+def test_no_objects_are_a_parquet_table_of_names(tmp_path: Path) -> None:
+    empty = {"id": np.zeros(0, int), "class": np.full(0, "a"), "x": np.zeros(0)}
+    write_parquet(tmp_path / "objects.parquet", [empty])
+    schema = pyarrow.parquet.read_schema(tmp_path / "objects.parquet")
+    assert schema.names == ["id", "class", "x"] and [str(t) for t in schema.types] == ["int64", "string", "double"]

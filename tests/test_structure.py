@@ -32,13 +32,14 @@ FOREIGN: dict[int, set[str]] = {
     0: set(),
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
-    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide"},
+    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide", "pyarrow"},
     4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }
 ONLY_IN = {
     "dask": {"inference"},
     "openslide": {"sources"},
+    "pyarrow": {"features"},
     "pydantic": {"parsing"},
     "safetensors": {"checkpoints"},
     "typer": {"cli"},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 from skimage.measure import regionprops
@@ -20,6 +21,7 @@ from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec
 from unetpipe.steps.segment import segment
 
 FACTOR = 1.5
+KINDS = ("csv", "parquet", "geojson.gz")
 
 
 def stored(path: Path, stage: str, spec: Any, pixels: np.ndarray, side: int, facts: Any, inputs: Any = ()) -> Manifest:
@@ -102,10 +104,8 @@ def test_all_results_are_those_of_the_whole_whatever_the_cores(
         assert np.array_equal(level(manifest, "classes"), mask)
         assert manifest.facts["n_instances"] == expected.max()
         assert manifest.facts["class_counts"] == [int((~mask).sum()), int(mask.sum())]
-        files.add(tuple((manifest.store / f"objects.{kind}").read_bytes() for kind in ("csv", "geojson.gz")))
-        assert {p.name for p in manifest.store.iterdir()} == {
-            "classes", "instances", "objects.csv", "objects.geojson.gz"
-        }  # fmt: skip
+        files.add(tuple((manifest.store / f"objects.{kind}").read_bytes() for kind in KINDS))
+        assert {p.name for p in manifest.store.iterdir()} == {"classes", "instances", *(f"objects.{k}" for k in KINDS)}
     assert len(files) == 1
 
 
@@ -131,6 +131,10 @@ def test_the_table_holds_what_scikit_image_measures(tmp_path: Path, blobs: np.nd
     }
     for name, values in expected.items():
         assert numbers[name] == pytest.approx(np.array(values), rel=1e-8), name
+    whole = pd.read_parquet(manifest.store / "objects.parquet")
+    assert list(whole) == list(table(manifest)) and set(whole.pop("class")) == {"cell"}
+    for name in whole:
+        assert numbers[name] == pytest.approx(whole[name].to_numpy(), rel=1e-8), name
 
 
 def test_outlines_lie_in_the_source_and_carry_the_table(tmp_path: Path, blobs: np.ndarray) -> None:
@@ -178,7 +182,7 @@ def test_stopped_at_every_unit_it_gives_the_same_bytes(tmp_path: Path, blobs: np
     whole = segmented(tmp_path / "one", blobs, 64, **spec)
     paths, output = sources(tmp_path / "other", blobs, 64), tmp_path / "other" / "segmentations" / "m" / "s.json"
     keys = {"classes": ("background", "cell"), "min_area_px": 0} | spec
-    stops, planes = 0, len(units(whole.path)) - 2
+    stops, planes = 0, len(units(whole.path)) - len(KINDS)
     while not output.exists() and stops < 99:
         # Measuring begins anew each time, so that it is let through at the end.
         (asked.clear if len(units(output)) == planes else asked.set)()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.errors import ConfigError, StoreError
-from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_table
+from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
 from unetpipe.geometry import Box
 from unetpipe.instances import Connectivity, Objects, core_components, label_core, relabelled, resolve
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
@@ -45,8 +45,9 @@ def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec
     ------
     output : manifest
         Beside it a store with two OME-Zarr label images, ``classes`` (uint8) and ``instances`` (uint32, numbered in
-        raster order of their first pixels, whatever the cores), and of the instances the table ``objects.csv``
-        (columns as in `properties` and `in_um`) and the outlines ``objects.geojson.gz``, in px of the source.
+        raster order of their first pixels, whatever the cores). Of the instances, the table ``objects.csv`` and
+        ``objects.parquet`` (columns as in `properties` and `in_um`) and the outlines ``objects.geojson.gz``, in px of
+        the source.
     """
     source, pixels = read_manifest(probabilities, stage="predict"), read_manifest(image, stage="ingest")
     if source.inputs.get(pixels.name) != pixels.content:
@@ -163,15 +164,16 @@ def write_objects(
     with OutlineFile(ledger.store / "outlines.partial") as outlines:
         add_objects(sums, outlines, instances, source, image, ledger.store, spec, scale)
 
-        def tables() -> Iterator[dict[str, list[str]]]:
-            return iter_texts(object_tables(sums, source.facts["scale"], scale, image, spec))
+        def tables() -> Iterator[dict[str, NDArray[Any]]]:
+            return object_tables(sums, source.facts["scale"], scale, image, spec)
 
         colour = CLASS_COLOURS[(spec.foreground - 1) % len(CLASS_COLOURS)]
         keys: dict[str, Any] = {"class_name": spec.class_name, "colour": colour}
         digests = {
-            "objects.csv": write_table(ledger.store / "objects.csv", tables()),
+            "objects.csv": write_table(ledger.store / "objects.csv", iter_texts(tables())),
+            "objects.parquet": write_parquet(ledger.store / "objects.parquet", tables()),
             "objects.geojson": write_geojson(
-                ledger.store / "objects.geojson.gz", iter_geometries(outlines, frame), tables(), **keys
+                ledger.store / "objects.geojson.gz", iter_geometries(outlines, frame), iter_texts(tables()), **keys
             ),
         }
     for name, digest in digests.items():
