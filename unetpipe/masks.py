@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.instances import Connectivity, CoreComponents, resolve
+from unetpipe.instances import CoreComponents, resolve
+from unetpipe.labelling import Connectivity
 
 __all__ = ["decided", "filled"]
 
@@ -76,7 +77,8 @@ def filled(background: Sequence[CoreComponents], *, connectivity: Connectivity) 
     A square of 3 x 3 px without its middle:
 
     >>> from unetpipe.geometry import Box
-    >>> from unetpipe.instances import core_components, label_core
+    >>> from unetpipe.instances import core_components
+    >>> from unetpipe.labelling import label_core
     >>> labels, count = label_core(np.pad([[True]], 1), connectivity=8)
     >>> core = core_components(labels, count, core=Box(start=(0, 0), stop=(3, 3)), image_width=3)
     >>> [table.tolist() for table in filled([core], connectivity=8)]

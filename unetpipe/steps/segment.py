@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from unetpipe.errors import ConfigError, StoreError
 from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
 from unetpipe.geometry import Box
-from unetpipe.instances import Connectivity, Objects, core_components, label_core, relabelled, resolve
+from unetpipe.instances import Objects, core_components, relabelled, resolve
+from unetpipe.labelling import Connectivity, label_core
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
 from unetpipe.masks import decided, filled
 from unetpipe.measures import add_block, framed, in_um, intensity_scale, no_sums, properties, whole_numbers
