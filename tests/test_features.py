@@ -28,7 +28,7 @@ def written(path: Path, labels: Labels, *, side: int = 64, factor: float = 1.0, 
     parts = label(labels, background=0, connectivity=1).astype(np.uint32)
     windows, shape = [np.pad(array, 1) for array in (labels, parts)], labels.shape
     frame = Resampling(shape=source or shape, factor=factor)
-    columns = {"id": np.arange(1, labels.max() + 1), "class": np.full(labels.max(), "a, b")}
+    columns = {"id": np.arange(1, labels.max() + 1), "class": np.full(labels.max(), 'T "1"')}
     columns["area_px"] = np.bincount(labels.ravel())[1:]
     with OutlineFile(path.with_suffix(".partial")) as outlines:
         for y in range(0, shape[0], side):
@@ -36,8 +36,8 @@ def written(path: Path, labels: Labels, *, side: int = 64, factor: float = 1.0, 
                 box = Box(start=(y, x), stop=(y + side, x + side)).clipped(shape)
                 pair = (array[box.grown(1).relative_to((-1, -1)).slices] for array in windows)
                 outlines.add(*trace(*pair, box=box, image_width=shape[1]))
-        keys: dict[str, Any] = {"class_name": 'T "1"', "colour": (230, 159, 0)}
-        return write_geojson(path, iter_geometries(outlines, frame), iter_texts([columns]), **keys)
+        colours = {'T "1"': (230, 159, 0)}
+        return write_geojson(path, iter_geometries(outlines, frame), iter_texts([columns]), colours=colours)
 
 
 def painted(path: Path, shape: tuple[int, int]) -> Labels:

@@ -13,7 +13,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(
         ["__init__", "errors", "geometry", "units", "fields", "netspecs", "specs", "fingerprint", "signals"], 0
     ),
-    "schedules": 0,
+    **dict.fromkeys(["schedules", "segmentspecs"], 0),
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
     **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
     **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins"], 1),
@@ -25,7 +25,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["manifests", "annotations", "features", "figures", "draws"], 3),
     **dict.fromkeys(["shards", "writing", "multiscales"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["checkup", "layouts", "trainset"], 4),
+    **dict.fromkeys(["checkup", "layouts", "trainset", "stitching"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

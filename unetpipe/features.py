@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -216,8 +216,7 @@ def write_geojson(
     geometries: Iterable[Iterable[str]],
     tables: Iterable[dict[str, list[str]]],
     *,
-    class_name: str,
-    colour: Sequence[int],
+    colours: Mapping[str, Sequence[int]],
 ) -> str:
     """Write objects as a gzipped GeoJSON file that QuPath opens.
 
@@ -229,10 +228,8 @@ def write_geojson(
         From `iter_geometries`.
     tables : iterable of dict of str to list of str
         The objects' columns ``id`` and ``class``, and their measurements, in the same order.
-    class_name : str
-        Name of the objects' class.
-    colour : sequence of int
-        Its red, green and blue, 0 to 255.
+    colours : mapping of str to sequence of int
+        Red, green and blue, 0 to 255, of each class by its name.
 
     Returns
     -------
@@ -251,7 +248,7 @@ def write_geojson(
     digest = hashlib.sha256()
     with path.open("wb") as file:
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as archive:
-            for content in _gathered(_collection(geometries, tables, class_name, colour)):
+            for content in _gathered(_collection(geometries, tables, colours)):
                 digest.update(content)
                 archive.write(content)
         _make_durable(file)
@@ -261,20 +258,20 @@ def write_geojson(
 def _collection(
     geometries: Iterable[Iterable[str]],
     tables: Iterable[dict[str, list[str]]],
-    class_name: str,
-    colour: Sequence[int],
+    colours: Mapping[str, Sequence[int]],
 ) -> Iterator[str]:
     """The text of a FeatureCollection, in pieces."""
-    classification = json.dumps({"name": class_name, "color": list(colour)})
+    classes = {name: json.dumps({"name": name, "color": list(colour)}) for name, colour in colours.items()}
     outlines, line = iter(geometries), "\n"
     yield '{"type":"FeatureCollection","features":['
     for table in tables:
         names = [json.dumps(name) for name in table if name not in ("id", "class")]
-        for number, *measured in zip(*(values for name, values in table.items() if name != "class"), strict=True):
+        measures = zip(*(values for name, values in table.items() if name not in ("id", "class")), strict=True)
+        for number, kind, measured in zip(table["id"], table["class"], measures, strict=True):
             yield line + '{"type":"Feature","geometry":'
             yield from next(outlines)
             values = ",".join(map(":".join, zip(names, measured, strict=True)))
-            about = f'"objectType":"detection","name":"{number}","classification":{classification}'
+            about = f'"objectType":"detection","name":"{number}","classification":{classes[kind]}'
             yield f',"properties":{{{about},"measurements":{{{values}}}}}}}'
             line = ",\n"
     yield "\n]}\n"
