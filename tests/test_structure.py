@@ -13,10 +13,10 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(
         ["__init__", "errors", "geometry", "units", "fields", "netspecs", "specs", "fingerprint", "signals"], 0
     ),
-    "schedules": 0,
+    **dict.fromkeys(["schedules", "segmentspecs"], 0),
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
     **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
-    **dict.fromkeys(["masks", "measures", "outlines"], 1),
+    **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins"], 1),
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
@@ -25,20 +25,21 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["manifests", "annotations", "features", "figures", "draws"], 3),
     **dict.fromkeys(["shards", "writing", "multiscales"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["checkup", "layouts", "trainset", "needs"], 4),
+    **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {
     0: set(),
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
-    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide"},
+    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide", "pyarrow"},
     4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }
 ONLY_IN = {
     "dask": {"inference"},
     "openslide": {"sources"},
+    "pyarrow": {"features"},
     "pydantic": {"parsing"},
     "safetensors": {"checkpoints"},
     "typer": {"cli"},

@@ -271,11 +271,6 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         if name != "train" and (name != "simulate" or "simulate" in data)
     }
     sections["augment"] = fitted_patches(sections["augment"], [spec for spec, _ in entries.values()], where)
-    foreground = sections["segment"].foreground
-    if foreground >= len(classes):
-        raise ConfigError(
-            f"{where}: segment.foreground: expected 1 to {len(classes) - 1} as in classes, came {foreground}"
-        )
     if sections["predict"].tissue_only and sections["ingest"].tissue == "none":
         raise ConfigError(f"{where}: predict.tissue_only: needs a tissue mask, came none; set ingest.tissue")
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
