@@ -11,7 +11,7 @@ PACKAGE = ROOT / "unetpipe"
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
-        ["__init__", "errors", "geometry", "units", "fields", "netspecs", "specs", "fingerprint", "signals"], 0
+        ["__init__", "errors", "geometry", "units", "fields", "netspecs", "specs", "fingerprint", "signals", "passes", "planning"], 0
     ),
     **dict.fromkeys(["schedules", "segmentspecs"], 0),
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
@@ -23,7 +23,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
     **dict.fromkeys(["manifests", "annotations", "features", "figures", "draws"], 3),
-    **dict.fromkeys(["shards", "writing", "multiscales"], 3),
+    **dict.fromkeys(["shards", "reading", "writing", "multiscales"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),

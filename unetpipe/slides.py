@@ -79,6 +79,12 @@ class Plane:
         """Side of a chunk in px."""
         return int(self.array.chunks[-1])
 
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """Height and width of a chunk in px."""
+        height, width = self.array.chunks[-2:]
+        return int(height), int(width)
+
     def iter_shards(self) -> Iterator[tuple[str, Box]]:
         """Name (``level/y/x``) and box of every shard, in raster order."""
         return shard_boxes(self.folder.name, self.shape, self.shard_side)
