@@ -19,7 +19,8 @@ def became(path: Path, plane: int | None = None) -> str:
     """What a source comes in as, in the words of the page."""
     try:
         with open_source(path, plane=plane) as source:
-            size = f", {source.pixel_size_um:.4f} µm" if source.pixel_size_um else ", pixel size unknown"
+            sides = source.pixel_sides_um
+            size = f", {sides[1]:.4f} µm" if sides else ", pixel size unknown"
             kept = image_dtype(source.dtype, path)
             return f"{source.shape[0]} x {source.shape[1]} px, {source.channels} x {kept}{size}"
     except SourceError as error:

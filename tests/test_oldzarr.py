@@ -53,7 +53,7 @@ def test_a_copy_is_valid_and_holds_the_same_pixels(tmp_path: Path, data_folder: 
         assert json.loads((tmp_path / "old" / str(name) / ".zarray").read_text())["dimension_separator"] == "/"
     with open_source(tmp_path / "old") as source:
         assert np.array_equal(whole(source), levels[0] if coloured is None else levels[0][None])
-        assert source.pixel_size_um == 0.5
+        assert source.pixel_sides_um == (0.5, 0.5)
         assert source.channel_names == (("DAPI", "GFP") if coloured is None else ())
 
 

@@ -1,5 +1,6 @@
 """Another pixel size: means and cubic curves by slow references, and no seams."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,7 @@ from unetpipe.pyramids import area_mean
 from unetpipe.resampling import Resampling
 
 FACTORS = [2.0, 3.0, 4 / 3, 2.2, 0.5 / 0.2271, 7.31, 0.5, 1 / 3, 0.8, 0.2271 / 0.5]
+PAIRS = [(2.2, 0.5), (0.8, 3.0), (1.0, 4 / 3)]
 
 
 def noise(shape: tuple[int, int], dtype: str = "u1", channels: int = 2) -> np.ndarray:
@@ -20,7 +22,7 @@ def noise(shape: tuple[int, int], dtype: str = "u1", channels: int = 2) -> np.nd
     return (np.random.default_rng(7).random((channels, *shape)) * 255).astype(dtype)
 
 
-def whole(pixels: np.ndarray, factor: float) -> np.ndarray:
+def whole(pixels: np.ndarray, factor: float | tuple[float, float]) -> np.ndarray:
     """All of the result, in one piece."""
     resampling = Resampling(shape=pixels.shape[1:], factor=factor)
     box = Box(start=(0, 0), stop=resampling.result)
@@ -35,9 +37,9 @@ def mean_by_fractions(row: list[int], factor: Fraction, i: int) -> Fraction:
     return sum(parts, Fraction(0)) / (stop - start)
 
 
-@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("factor", [*FACTORS, *PAIRS])
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
-def test_blocks_of_any_size_give_the_bits_of_the_whole(factor: float, dtype: str) -> None:
+def test_blocks_of_any_size_give_the_bits_of_the_whole(factor: float | tuple[float, float], dtype: str) -> None:
     pixels = noise((61, 83), dtype)
     expected = whole(pixels, factor)
     resampling = Resampling(shape=(61, 83), factor=factor)
@@ -148,3 +150,31 @@ def test_parts_cover_once_and_are_made_of_few_pixels(factor: float) -> None:
 def test_factors_that_are_mistakes_are_refused(factor: float) -> None:
     with pytest.raises(GeometryError, match="correct the pixel size"):
         Resampling(shape=(10, 10), factor=factor)
+
+
+@pytest.mark.parametrize("factors", PAIRS)
+def test_each_axis_is_resampled_by_its_own_factor(factors: tuple[float, float]) -> None:
+    rows, columns = noise((41, 1), "f4", 1), noise((1, 53), "f4", 1)
+    down, across = whole(rows, factors[0])[:, :, :1], whole(columns, factors[1])[:, :1]
+    np.testing.assert_allclose(whole(rows * columns, factors), down * across, rtol=1e-6)
+    resampling = Resampling(shape=(41, 53), factor=factors)
+    assert resampling.result == (down.shape[1], across.shape[2])
+    labels, box = np.arange(41 * 53).reshape(41, 53), Box(start=(0, 0), stop=resampling.result)
+    picked = [
+        [min(math.floor((i + 0.5) * f), n - 1) for i in range(count)]
+        for f, n, count in zip(factors, (41, 53), resampling.result, strict=True)
+    ]
+    part = labels[resampling.labels_box(box).slices]
+    assert np.array_equal(resampling.labels_block(part, box), labels[np.ix_(*picked)])
+    corners = resampling.source_corners(np.array([[1, 2], [3, 4]]))
+    assert corners == pytest.approx(np.round(np.array([[1, 2], [3, 4]]) * factors, 3))
+
+
+@pytest.mark.parametrize("factors", [(64.0, 0.5), (1 / 16, 7.31)])
+def test_parts_of_two_factors_cover_once(factors: tuple[float, float]) -> None:
+    resampling = Resampling(shape=(300, 200), factor=factors)
+    covered = np.zeros(resampling.result, np.uint8)
+    for part in resampling.parts(Box(start=(0, 0), stop=resampling.result)):
+        covered[part.slices] += 1
+        assert max(resampling.source_box(part).shape) <= 1024 + 64 + 4
+    assert (covered == 1).all()

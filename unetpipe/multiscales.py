@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unetpipe.resampling import along_both
+
 __all__ = ["CLASS_COLOURS", "write_multiscale"]
 
 AXES = {"c": {"name": "c", "type": "channel"}, "y": {"name": "y", "type": "space"}, "x": {"name": "x", "type": "space"}}
@@ -54,7 +56,7 @@ def write_multiscale(
     shapes: Sequence[tuple[int, ...]],
     pixel_size_um: float | None,
     centred: bool,
-    factor: float = 1.0,
+    factor: float | Sequence[float] = 1.0,
     label: bool = False,
     classes: int = 0,
     windows: Sequence[tuple[float, float]] | None = None,
@@ -75,9 +77,9 @@ def write_multiscale(
         Pixel size of level 0; the unit is left out where it is not known.
     centred : bool
         Whether a coarse pixel stands for the centre of its 2 x 2 px (mean) or for the first of them (nearest).
-    factor : float
-        Side of a pixel of level 0 in px of the source that it was resampled from: coordinates are counted from the
-        centre of the source's first pixel.
+    factor : float or (float, float)
+        Side of a pixel of level 0 in px of the source that it was resampled from, along y and x where they differ:
+        coordinates are counted from the centre of the source's first pixel.
     label : bool
         Whether this is a label image.
     classes : int
@@ -99,10 +101,10 @@ def write_multiscale(
     size, leading = pixel_size_um or 1.0, len(shapes[0]) - 2
     datasets = []
     for level in range(len(shapes)):
-        shift = size * ((1 - 1 / factor) + (2**level - 1 if centred else 0)) / 2
+        shift = [size * ((1 - 1 / f) + (2**level - 1 if centred else 0)) / 2 for f in along_both(factor)]
         scale = [1.0] * leading + [size * 2**level] * 2
         transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-        transforms.append({"type": "translation", "translation": [0.0] * leading + [shift] * 2})
+        transforms.append({"type": "translation", "translation": [0.0] * leading + shift})
         datasets.append({"path": str(level), "coordinateTransformations": transforms})
     kind = "mean" if centred else "nearest"
     ome: dict[str, Any] = {

@@ -4,7 +4,7 @@ Each pixel of a result is computed from its own pixels of the source in a fixed 
 the block that it is computed in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -16,10 +16,22 @@ from numpy.typing import NDArray
 from unetpipe.errors import GeometryError
 from unetpipe.geometry import Box
 
-__all__ = ["Resampling"]
+__all__ = ["Resampling", "along_both"]
 
 _LARGEST_DENOMINATOR = 10**6
 _READ_SIDE = 1024
+
+
+def along_both(factor: float | Sequence[float]) -> tuple[float, float]:
+    """A factor along y and x, whether one is given for both or one for each.
+
+    Examples
+    --------
+    >>> along_both(2.0), along_both([2.0, 0.5])
+    ((2.0, 2.0), (2.0, 0.5))
+    """
+    y, x = (factor, factor) if isinstance(factor, int | float) else factor
+    return y, x
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +42,9 @@ class Resampling:
     ----------
     shape : (int, int)
         Height and width of the source in px.
-    factor : float
-        Side of a pixel of the result in px of the source, 1/16 to 64: above 1 the result is smaller.
+    factor : float or (float, float)
+        Side of a pixel of the result in px of the source, 1/16 to 64: above 1 the result is smaller. Two, along y and
+        x, where the source's pixels are no squares.
 
     Raises
     ------
@@ -55,33 +68,38 @@ class Resampling:
     """
 
     shape: tuple[int, int]
-    factor: float
+    factor: float | Sequence[float]
 
     def __post_init__(self) -> None:
-        if not 1 / 16 <= self.factor <= 64:
-            raise GeometryError(
-                f"resampling by {self.factor:.4g}: expected pixels of 1/16 to 64 times the size; correct the pixel size"
-            )
+        for factor in along_both(self.factor):
+            if not 1 / 16 <= factor <= 64:
+                raise GeometryError(
+                    f"resampling by {factor:.4g}: expected pixels of 1/16 to 64 times the size; correct the pixel size"
+                )
 
     @property
-    def ratio(self) -> tuple[int, int]:
-        """The factor as numerator and denominator."""
-        return _ratio(self.factor)
+    def ratios(self) -> list[tuple[int, int]]:
+        """The factors along y and x as numerators and denominators."""
+        return [_ratio(factor) for factor in along_both(self.factor)]
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the result is the source."""
+        return along_both(self.factor) == (1, 1)
 
     @property
     def result(self) -> tuple[int, int]:
         """Height and width of the result in px."""
-        p, q = self.ratio
-        height, width = (max(1, (2 * n * q + p) // (2 * p)) for n in self.shape)
+        axes = zip(self.shape, self.ratios, strict=True)
+        height, width = (max(1, (2 * n * q + p) // (2 * p)) for n, (p, q) in axes)
         return height, width
 
     def parts(self, box: Box) -> Iterator[Box]:
         """Boxes that cover a box of the result, each made of about 1024 x 1024 px of the source at most."""
-        p, q = self.ratio
-        side = max(1, _READ_SIDE * q // p)
-        for y in range(box.start[0], box.stop[0], side):
-            for x in range(box.start[1], box.stop[1], side):
-                stop = (min(y + side, box.stop[0]), min(x + side, box.stop[1]))
+        height, width = (max(1, _READ_SIDE * q // p) for p, q in self.ratios)
+        for y in range(box.start[0], box.stop[0], height):
+            for x in range(box.start[1], box.stop[1], width):
+                stop = (min(y + height, box.stop[0]), min(x + width, box.stop[1]))
                 yield Box(start=(y, x), stop=stop)
 
     def source_box(self, box: Box) -> Box:
@@ -107,8 +125,9 @@ class Resampling:
         Notes
         -----
         Smaller results: the mean over the area of each pixel, as far as it lies in the source. Larger ones: cubic
-        interpolation in y and x between the centres of pixels (a = -1/2), the source's edge repeated outside.
-        O(f^2) time per pixel of a smaller result, O(1) of a larger one.
+        interpolation in y and x between the centres of pixels (a = -1/2), the source's edge repeated outside. Each
+        axis for itself, where one shrinks and the other grows. O(f^2) time per pixel of a smaller result, O(1) of a
+        larger one.
 
         Examples
         --------
@@ -175,25 +194,25 @@ class Resampling:
         >>> Resampling(shape=(7, 8), factor=2.0).source_corners(np.array([[1, 3], [4, 4]])).tolist()
         [[2, 6], [7, 8]]
         """
-        p, q = self.ratio
-        scaled = corners.astype(np.int64) * p
-        return np.minimum(scaled if q == 1 else np.round(scaled / q, 3), self.shape)
+        (p, q), (r, s) = self.ratios
+        scaled = corners.astype(np.int64) * (p, r)
+        return np.minimum(scaled if q == s == 1 else np.round(scaled / (q, s), 3), self.shape)
 
     def _centres(self, box: Box) -> list[NDArray[np.int64]]:
         """Along y and x: the source pixel (n) in which the centre of each pixel lies, the last one for those beyond."""
-        p, q = self.ratio
-        axes = zip(box.start, box.stop, self.shape, strict=True)
+        axes = zip(box.start, box.stop, self.shape, self.ratios, strict=True)
         return [
             np.minimum((2 * np.arange(start, stop, dtype=np.int64) + 1) * p // (2 * q), size - 1)
-            for start, stop, size in axes
+            for start, stop, size, (p, q) in axes
         ]
 
     def _taps(self, box: Box) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Along y and x: which source pixels (n, taps) make up each pixel of a box, and their weights (n, taps)."""
-        p, q = self.ratio
-        make = _area_taps if p > q else _cubic_taps
-        axes = zip(box.start, box.stop, self.shape, strict=True)
-        return [make(np.arange(start, stop, dtype=np.int64), size, p, q) for start, stop, size in axes]
+        axes = zip(box.start, box.stop, self.shape, self.ratios, strict=True)
+        return [
+            (_area_taps if p > q else _cubic_taps)(np.arange(start, stop, dtype=np.int64), size, p, q)
+            for start, stop, size, (p, q) in axes
+        ]
 
 
 @cache

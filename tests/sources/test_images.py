@@ -137,7 +137,8 @@ def test_slides(
     path = data_folder / "wsi" / name
     with open_source(path) as source, tifffile.TiffFile(path) as file:
         assert (source.shape, source.channels, source.dtype) == (shape, channels, np.dtype(np.uint8))
-        assert source.pixel_size_um == (None if pixel_size_um is None else pytest.approx(pixel_size_um, rel=1e-4))
+        expected = None if pixel_size_um is None else pytest.approx((pixel_size_um, pixel_size_um), rel=1e-4)
+        assert source.pixel_sides_um == expected
         y, x = shape[0] // 2, shape[1] // 3
         pixels = source.read(Box(start=(y, x), stop=(y + 90, x + 80)))
         store = np.asarray(_selection(file, (slice(y, y + 90), slice(x, x + 80))))

@@ -1,6 +1,7 @@
 """PNG, JPEG and BMP against the pixels that were written."""
 
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from imagefiles import noise, png_bytes, read, refused
 from unetpipe.errors import SourceError
+from unetpipe.geometry import Box
+from unetpipe.sources.annexes import exif_orientation
 from unetpipe.sources.images import open_source
 
 
@@ -21,7 +24,7 @@ def test_png(tmp_path: Path, samples: int, kept: int, dtype: Any) -> None:
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(stored if samples > 1 else stored[..., 0]))
     np.testing.assert_array_equal(read(tmp_path / "a.png"), image[:kept])
     with open_source(tmp_path / "a.png") as source:
-        assert source.pixel_size_um is None
+        assert source.pixel_sides_um is None
 
 
 @pytest.mark.parametrize(
@@ -121,3 +124,92 @@ def test_bmp_that_is_no_image(tmp_path: Path, at: int, value: bytes, said: str) 
     for stop in (10, 30, 53, len(data) - 1):
         (tmp_path / "a.bmp").write_bytes(data[:stop])
         assert "is damaged" in refused(tmp_path / "a.bmp")
+
+
+# --- what stands beside the pixels -------------------------------------------------------------------------------
+
+
+def exif(orientation: int, order: str) -> bytes:
+    """An EXIF block with an orientation behind another tag."""
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    entries = struct.pack(order + "HHIH2x", 271, 3, 1, 9) + struct.pack(order + "HHIH2x", 274, 3, 1, orientation)
+    return head + struct.pack(order + "IH", 8, 2) + entries + bytes(4)
+
+
+UPRIGHT = {
+    2: lambda p: p[:, :, ::-1],
+    3: lambda p: p[:, ::-1, ::-1],
+    4: lambda p: p[:, ::-1],
+    5: lambda p: p.transpose(0, 2, 1),
+    6: lambda p: np.rot90(p, -1, (1, 2)),
+    7: lambda p: np.rot90(p.transpose(0, 2, 1), 2, (1, 2)),
+    8: lambda p: np.rot90(p, 1, (1, 2)),
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_orientation_is_applied(tmp_path: Path, order: str) -> None:
+    image = noise(20, 30, 3)
+    jpeg, png = imagecodecs.jpeg_encode(image, level=95), imagecodecs.png_encode(image)
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    (tmp_path / "a.png").write_bytes(png)
+    stored = {name: read(tmp_path / name) for name in ("a.jpg", "a.png")}
+    for orientation in (*UPRIGHT, 1, 9):
+        block = exif(orientation, order)
+        app = b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block
+        (tmp_path / "a.jpg").write_bytes(jpeg[:2] + app + jpeg[2:])
+        chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
+        (tmp_path / "a.png").write_bytes(png[:33] + chunk + png[33:])
+        for name, pixels in stored.items():
+            expected = UPRIGHT.get(orientation, lambda p: p)(pixels)
+            np.testing.assert_array_equal(read(tmp_path / name), expected)
+            with open_source(tmp_path / name) as source:
+                box = Box(start=(3, 5), stop=(9, 18))
+                np.testing.assert_array_equal(source.read(box), expected[:, 3:9, 5:18])
+
+
+@pytest.mark.parametrize(
+    "block", [b"", b"II", b"II*\0", b"XX*\0\x08\0\0\0", b"II*\0\xff\xff\xff\xff\1\0", exif(6, "<")[:25]]
+)
+def test_a_damaged_exif_block_turns_nothing(block: bytes) -> None:
+    assert exif_orientation(block) == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "across", "down", "sides"),
+    [
+        (2, 20000, 20000, (0.5, 0.5)),
+        (2, 20000, 40000, (0.25, 0.5)),
+        (1, 50800, 50800, (0.5, 0.5)),
+        (1, 72, 72, None),
+        (1, 1200, 1200, None),
+        (0, 50800, 50800, None),
+        (2, 0, 0, None),
+    ],
+)
+def test_density_tells_the_pixel_size(
+    tmp_path: Path, unit: int, across: int, down: int, sides: tuple[float, float] | None
+) -> None:
+    jpeg, png = imagecodecs.jpeg_encode(noise(9, 9)), imagecodecs.png_encode(noise(9, 9))
+    jfif = b"JFIF\0" + struct.pack(">HBHHBB", 0x102, unit, across, down, 0, 0)
+    rest = 4 + int.from_bytes(jpeg[4:6], "big") if jpeg[2:4] == b"\xff\xe0" else 2
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0" + struct.pack(">H", len(jfif) + 2) + jfif + jpeg[rest:])
+    metre = {1: 1 / 0.0254, 2: 100, 0: 1}[unit]
+    body = b"pHYs" + struct.pack(">IIB", round(across * metre), round(down * metre), int(unit > 0))
+    chunk = struct.pack(">I", 9) + body + struct.pack(">I", zlib.crc32(body))
+    (tmp_path / "a.png").write_bytes(png[:33] + chunk + png[33:])
+    for name in ("a.jpg", "a.png"):
+        with open_source(tmp_path / name) as source:
+            assert source.pixel_sides_um == (None if sides is None else pytest.approx(sides))
+    spoilt = chunk[:-1] + bytes([chunk[-1] ^ 1])
+    (tmp_path / "a.png").write_bytes(png[:33] + spoilt + png[33:])
+    with open_source(tmp_path / "a.png") as source:
+        assert source.pixel_sides_um is None
+
+
+def test_density_of_a_bmp(tmp_path: Path) -> None:
+    data = bytearray(bmp_bytes(2, 1, 24, [b"abcdef"]))
+    data[38:46] = struct.pack("<ii", 4_000_000, 2_000_000)
+    (tmp_path / "a.bmp").write_bytes(data)
+    with open_source(tmp_path / "a.bmp") as source:
+        assert source.pixel_sides_um == (0.5, 0.25)

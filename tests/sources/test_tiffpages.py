@@ -10,7 +10,7 @@ import tifffile
 from imagefiles import noise, page_tags, read, refused, tiff_bytes, whole
 from unetpipe.errors import SourceError
 from unetpipe.sources.images import open_source
-from unetpipe.sources.tiffpages import tiff_pixel_size_um
+from unetpipe.sources.tiffpages import tiff_pixel_sides_um
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_an_ome_tiff_of_t_z_and_c_with_its_pyramid_in_subifds(tmp_path: Path) ->
     for plane in range(6):
         with open_source(path, plane=plane) as source:
             np.testing.assert_array_equal(whole(source), image[plane // 3, plane % 3])
-            assert (source.channel_names, source.pixel_size_um) == (("DAPI", "µ-opsin"), 0.25)
+            assert (source.channel_names, source.pixel_sides_um) == (("DAPI", "µ-opsin"), (0.25, 0.25))
     assert "holds 6 planes: choose one with plane = 0 to 5 (2 t x 3 z, the last one fastest)" in refused(path)
 
 
@@ -123,8 +123,9 @@ OME = '<OME><Image><Pixels PhysicalSizeX="{}" PhysicalSizeY="{}" {}/></Image></O
         ("", (40000.0, 40000.0), 3, 0.25),
         ("", (50800.0, 50800.0), 2, 0.5),
         ("", (40000.0, 40000.0), 1, None),
-        ("", (40000.0, 20000.0), 3, None),
-        ("", (40000.0, 40100.0), 3, 0.25),
+        ("", (40000.0, 20000.0), 3, (0.5, 0.25)),
+        ("", (40000.0, 1.0), 3, None),
+        ("", (40000.0, 0.0), 3, None),
         ("", (0.0, 0.0), 3, None),
         ("", (72.0, 72.0), 2, None),
         ("", (96.0, 96.0), 2, None),
@@ -139,17 +140,29 @@ OME = '<OME><Image><Pixels PhysicalSizeX="{}" PhysicalSizeY="{}" {}/></Image></O
         ("ImageJ=1.54f\nunit=pixel\n", (4.0, 4.0), 1, None),
         (OME.format(0.3, 0.3, ""), (72.0, 72.0), 2, 0.3),
         (OME.format(300, 300, 'PhysicalSizeXUnit="nm" PhysicalSizeYUnit="nm"'), (0.0, 0.0), 2, 0.3),
-        (OME.format(0.3, 0.4, ""), (0.0, 0.0), 2, None),
+        (OME.format(0.3, 0.4, ""), (0.0, 0.0), 2, (0.4, 0.3)),
+        (OME.format(0.3, 200, ""), (20000.0, 20000.0), 3, 0.5),
         (OME.format(0.3, 0.3, 'PhysicalSizeXUnit="pixel"'), (0.0, 0.0), 2, None),
         ("<OME><Image><Pixels/></Image></OME>", (20000.0, 20000.0), 3, 0.5),
     ],
 )
-def test_pixel_size(description: str, resolution: tuple[float, float], unit: int, expected: float | None) -> None:
-    size = tiff_pixel_size_um(description, resolution, unit)
-    assert size == (None if expected is None else pytest.approx(expected))
+def test_pixel_size(
+    description: str, resolution: tuple[float, float], unit: int, expected: float | tuple[float, float] | None
+) -> None:
+    sides = tiff_pixel_sides_um(description, resolution, unit)
+    square = (expected, expected) if isinstance(expected, float) else expected
+    assert sides == (None if square is None else pytest.approx(square))
 
 
 def test_pixel_size_of_a_file(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", noise(9, 9), resolution=(20000, 20000), resolutionunit="CENTIMETER")
     with open_source(tmp_path / "a.tif") as source:
-        assert source.pixel_size_um == 0.5
+        assert source.pixel_sides_um == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_sides_are_those_of_the_upright_image(tmp_path: Path, orientation: int) -> None:
+    extra = [(274, 3, 1, orientation, False)]
+    tifffile.imwrite(tmp_path / "a.tif", noise(9, 9), resolution=(40000, 20000), resolutionunit=3, extratags=extra)
+    with open_source(tmp_path / "a.tif") as source:
+        assert source.pixel_sides_um == ((0.5, 0.25) if orientation < 5 else (0.25, 0.5))

@@ -109,14 +109,52 @@ def test_the_sheet_overrides_the_file_and_says_so(tmp_path: Path, caplog: pytest
     assert not caplog.text
 
 
-@pytest.mark.parametrize("um", [None, (0.25, 0.5)])
-def test_a_size_that_is_needed_and_not_known_stops_the_run(tmp_path: Path, um: tuple[float, float] | None) -> None:
-    source = write_tiff(tmp_path / "s.tif", np.zeros((40, 40), np.uint8), um)
+def test_a_size_that_is_needed_and_not_known_stops_the_run(tmp_path: Path) -> None:
+    source = write_tiff(tmp_path / "s.tif", np.zeros((40, 40), np.uint8), None)
     with pytest.raises(SourceError, match=r"s\.tif: .*ingest\.pixel_size_um needs.*the column pixel_size_um") as caught:
         ingested(tmp_path, source, pixel_size_um=0.5)
     assert len(str(caught.value)) <= 300 and "\n" not in str(caught.value)
     assert ingested(tmp_path, source).facts["pixel_size_um"] is None
     assert ingested(tmp_path, source, source_pixel_size_um=0.25, pixel_size_um=0.5).facts["shape"] == [20, 20]
+
+
+def test_pixels_that_are_no_squares_become_squares(tmp_path: Path) -> None:
+    # Discs of 30 um, scanned with pixels 0.5 um high and 1.5 um wide.
+    y, x = (np.mgrid[:240, :80] + 0.5) * np.array([0.5, 1.5])[:, None, None]
+    values = sum(
+        n * ((y - cy) ** 2 + (x - cx) ** 2 < 15**2) for n, (cy, cx) in enumerate([(30, 40), (80, 75)], start=1)
+    )
+    source = write_tiff(tmp_path / "s.tif", values.astype(np.uint8), (1.5, 0.5))
+    manifest = ingested(tmp_path, source, pixel_size_um=1.0)
+    assert manifest.facts["shape"] == [120, 120]
+    assert manifest.facts["factor"] == pytest.approx([2.0, 2 / 3])
+    assert manifest.facts["pixel_size_um"] == 1.0
+    output = tmp_path / "labels" / "s.json"
+    annotate(source, manifest.path, output=output, spec=AnnotateSpec(), code="a@1")
+    truth = read_manifest(output, stage="annotate")
+    instances = open_plane(truth.store / "instances" / "0").read_whole()
+    for number, (cy, cx) in enumerate([(30, 40), (80, 75)], start=1):
+        rows, columns = np.nonzero(instances == number)
+        assert rows.size == pytest.approx(np.pi * 15**2, rel=0.02)
+        assert (rows.mean() + 0.5, columns.mean() + 0.5) == pytest.approx((cy, cx), abs=0.3)
+        assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=1)
+    for group in (manifest.store, truth.store / "instances"):
+        multiscale = json.loads((group / "zarr.json").read_text())["attributes"]["ome"]["multiscales"][0]
+        # The first square's middle is that of two source pixels down, of two thirds of one across.
+        translation = multiscale["datasets"][0]["coordinateTransformations"][1]["translation"]
+        assert translation[-2:] == pytest.approx([0.25, -0.25])
+
+
+def test_pixels_that_are_no_squares_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write_tiff(tmp_path / "s.tif", np.zeros((40, 40), np.uint8), (0.25, 0.5))
+    said = r"s\.tif: expected square pixels, came 0\.5 x 0\.25 um \(height x width\); set ingest\.pixel_size_um"
+    with pytest.raises(SourceError, match=said) as caught:
+        ingested(tmp_path, source)
+    assert len(str(caught.value)) <= 300 and "\n" not in str(caught.value)
+    assert ingested(tmp_path, source, source_pixel_size_um=0.25, pixel_size_um=0.5).facts["shape"] == [20, 20]
+    assert "the file says pixels of 0.5 x 0.25 um (height x width), the sample sheet 0.25 um" in caplog.text
+    nearly = write_tiff(tmp_path / "n.tif", np.zeros((40, 40), np.uint8), (0.25, 0.2549))
+    assert ingested(tmp_path, nearly).facts["pixel_size_um"] == pytest.approx(0.25)
 
 
 def test_nanometres_for_micrometres_are_refused(tmp_path: Path) -> None:

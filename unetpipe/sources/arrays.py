@@ -176,10 +176,10 @@ class ArraySource:
                 self.folder = found.folder
                 self._array: Any = _open_zarr(path, found)
                 axes = found.axes or likely_axes(self._array.shape)
-                self.pixel_size_um, names = found.pixel_size_um, found.channel_names
+                self.pixel_sides_um, names = found.pixel_sides_um, found.channel_names
             else:
                 self._array, names = _NpyArray(path), ()
-                axes, self.pixel_size_um = self._array.axes, None
+                axes, self.pixel_sides_um = self._array.axes, None
             self._describe(axes, plane)
         self.channel_names = names if any(names) and len(names) == self.channels else ()
 

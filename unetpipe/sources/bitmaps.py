@@ -28,6 +28,8 @@ class BmpHeader(NamedTuple):
     """Position of the pixels in bytes."""
     palette: NDArray[np.uint8] | None
     """(colours, 3) red, green and blue, where there is one."""
+    density: tuple[int, int]
+    """Pixels per metre along x and y; 0 where it is not declared."""
 
     @property
     def stride(self) -> int:
@@ -50,12 +52,13 @@ def bmp_header(data: bytes) -> BmpHeader:
     """
     start, size = struct.unpack_from("<II", data, 10)
     compression, used, entry = _PLAIN, 0, 4
+    across, down = 0, 0
     if size == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
         entry = 3
     else:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
-        used = struct.unpack_from("<I", data, 46)[0]
+        across, down, used = struct.unpack_from("<iiI", data, 38)
     masked = compression == _MASKED and bits == 32 and struct.unpack_from("<III", data, 54) == _BGR_MASKS
     if bits not in _BITS or not (compression == _PLAIN or masked):
         raise ValueError(f"BMP of {bits} bits with compression {compression}; expected {_BITS} bits, uncompressed")
@@ -64,7 +67,7 @@ def bmp_header(data: bytes) -> BmpHeader:
         count = min(used or 2**bits, 2**bits)
         table = np.frombuffer(data, np.uint8, count * entry, 14 + size).reshape(count, entry)
         palette = table[:, 2::-1]
-    header = BmpHeader(abs(height), width, bits, height > 0, start, palette)
+    header = BmpHeader(abs(height), width, bits, height > 0, start, palette, (across, down))
     if min(header.height, width) > 0 and start + header.stride * header.height > len(data):
         needed = start + header.stride * header.height
         raise ValueError(f"truncated: its pixels end at byte {needed}, it has {len(data)}")

@@ -48,8 +48,8 @@ class Source(Protocol):
     """Number of channels."""
     dtype: np.dtype[Any]
     """As stored, but uint8 (0 and 1) for bool and float32 for half floats."""
-    pixel_size_um: float | None
-    """Side of a pixel in um, where the file declares one that can be believed."""
+    pixel_sides_um: tuple[float, float] | None
+    """Height and width of a pixel in um, where the file declares some that can be believed."""
     channel_names: tuple[str, ...]
     """One name per channel, or none at all where the file does not name them."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unetpipe.sources.refusals import refusal
-from unetpipe.sources.tiffpages import um_per_unit
+from unetpipe.sources.tiffpages import believed_sides, um_per_unit
 
 __all__ = ["StoredArray", "is_zarr", "stored_array"]
 
@@ -30,8 +30,8 @@ class StoredArray(NamedTuple):
     """The array's folder."""
     axes: tuple[str, ...]
     """Names of its axes in lower case, slowest first; empty where nothing names them."""
-    pixel_size_um: float | None
-    """Side of a pixel in um, where it is declared."""
+    pixel_sides_um: tuple[float, float] | None
+    """Height and width of a pixel in um, where they are declared."""
     channel_names: tuple[str, ...]
     """One name per channel, or none."""
 
@@ -122,7 +122,7 @@ def _finest_level(path: Path, ome: dict[str, Any]) -> StoredArray:
     return StoredArray(
         path / first["path"],
         tuple(str(axis["name"]).lower() for axis in axes),
-        _pixel_size_um(axes, transforms),
+        _pixel_sides_um(axes, transforms),
         tuple(str(channel.get("label", "")) for channel in (ome.get("omero") or {}).get("channels") or ()),
     )
 
@@ -154,11 +154,11 @@ def _check_codecs(path: Path, array: dict[str, Any]) -> None:
         _check_codecs(path, {"codecs": [*(inner.get("codecs") or ()), *(inner.get("index_codecs") or ())]})
 
 
-def _pixel_size_um(axes: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> float | None:
-    """Side of a pixel by all scale transformations; None if not declared, not square, or beyond 0.001 to 100 um."""
-    sides = []
-    for k in [k for k, axis in enumerate(axes) if axis["name"] in ("y", "x")]:
+def _pixel_sides_um(axes: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """Height and width of a pixel by all scale transformations; None if not declared or beyond 0.001 to 100 um."""
+    sides = {}
+    for k, axis in enumerate(axes):
         scales = [t["scale"][k] for t in transforms if t["type"] == "scale"]
-        sides.append(math.prod(float(s) for s in scales) * um_per_unit(str(axes[k].get("unit", ""))))
-    square = len(sides) == 2 and 0.001 <= sides[1] <= 100 and abs(sides[0] - sides[1]) <= 0.01 * sides[1]
-    return sides[1] if square else None
+        unit = um_per_unit(str(axis.get("unit", "")))
+        sides[str(axis["name"]).lower()] = math.prod(float(s) for s in scales) * unit
+    return believed_sides(sides.get("y", 0.0), sides.get("x", 0.0))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
 from unetpipe.sources.refusals import check_box, chosen_plane, damage_reported, refusal
+from unetpipe.sources.tiffpages import believed_sides
 
 __all__ = ["SLIDE_SUFFIXES", "OpenSlideSource"]
 
@@ -65,8 +66,7 @@ class OpenSlideSource:
         properties = self._slide.properties
         self._background = np.array([*bytes.fromhex(properties.get("openslide.background-color", "ffffff"))], np.uint8)
         across, down = (float(properties.get(f"openslide.mpp-{axis}", 0)) for axis in "xy")
-        square = 0.001 <= across <= 100 and abs(across - down) <= 0.01 * across
-        self.pixel_size_um = across if square else None
+        self.pixel_sides_um = believed_sides(down, across)
 
     def _asked(self, question: Any) -> Any:
         """The library's answer; its complaint as one line."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
+from unetpipe.sources.annexes import FLIPS, exif_orientation, jpeg_annex, sides_of_density, upright
 from unetpipe.sources.bitmaps import bmp_header, bmp_image
 from unetpipe.sources.codestreams import jpeg_frame
 from unetpipe.sources.refusals import (
@@ -75,6 +76,20 @@ def _png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             yield name, data[start:stop]
 
 
+def _png_notes(data: memoryview) -> dict[bytes, bytes]:
+    """Bodies of the chunks in front of the pixels that tell the pixel size and the orientation, if they are sound."""
+    found, position = dict[bytes, bytes](), 8
+    while position + 12 <= len(data) and (name := bytes(data[position + 4 : position + 8])) != b"IDAT":
+        stop = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        body, check = data[position + 8 : stop], data[stop : stop + 4]
+        if (name == b"eXIf" or (name == b"pHYs" and len(body) == 9)) and zlib.crc32(body, zlib.crc32(name)) == (
+            int.from_bytes(check, "big")
+        ):
+            found[name] = bytes(body)
+        position = stop + 4
+    return found
+
+
 def _check_inflates(pieces: list[memoryview], limit: int) -> None:
     """Refuse a zlib stream that is damaged, cut off or too long: of a wrong check sum libpng only prints a warning."""
     stream, total = zlib.decompressobj(), 0
@@ -131,10 +146,12 @@ class RasterSource:
 
     Notes
     -----
-    Alpha is dropped. The orientation in a JPEG's EXIF block is not applied, nor is a pixel size read.
+    Alpha is dropped. The orientation in an EXIF block is applied. A pixel size is that of the density which JFIF, a
+    PNG's pHYs chunk or the BMP header declares, if it is 10 um at most: coarser ones are meant for printers.
     """
 
-    pixel_size_um: float | None = None
+    shape: tuple[int, int]
+    pixel_sides_um: tuple[float, float] | None = None
     channel_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, *, plane: int | None, palette: Palette) -> None:
@@ -142,7 +159,7 @@ class RasterSource:
         chosen_plane(path, [], plane)
         self._image: NDArray[Any] | None = None
         self._colours: NDArray[np.uint8] | None = None
-        self._scale = 1
+        self._scale, self._orientation = 1, 1
         self._data: bytes = b""
         with damage_reported(path):
             if path.stat().st_size > DECODE_LIMIT:
@@ -151,6 +168,9 @@ class RasterSource:
             self._indices = palette == "indices"
             declare = {b"\x89P": self._declare_png, b"BM": self._declare_bmp}
             nbytes = declare.get(self._data[:2], self._declare_jpeg)()
+        if FLIPS.get(self._orientation, (False, False, False))[2]:
+            self.shape = (self.shape[1], self.shape[0])
+            self.pixel_sides_um = self.pixel_sides_um and self.pixel_sides_um[::-1]
         if min(self.shape) < 1:
             raise refusal(path, f"declares an image of {self.shape[0]} x {self.shape[1]} px")
         if nbytes > DECODE_LIMIT:
@@ -166,6 +186,10 @@ class RasterSource:
         # A decoder makes small values fill 0 to 255; indices, and grey values read as such, are scaled back.
         scaled = header.bits < 8 and (header.colour == 3 or self._indices)
         self._scale = 255 // (2**header.bits - 1) if scaled else 1
+        notes = _png_notes(memoryview(self._data))
+        self._orientation = exif_orientation(notes.get(b"eXIf", b""))
+        across, down, unit = struct.unpack(">IIB", notes.get(b"pHYs", bytes(9)))
+        self.pixel_sides_um = sides_of_density(across, down, 1e6 if unit == 1 else 0.0)
         return header.nbytes
 
     def _declare_bmp(self) -> int:
@@ -175,6 +199,7 @@ class RasterSource:
         palette = self._bmp.palette
         grey = self._indices or (palette is not None and bool((palette == palette[:, :1]).all()))
         self.channels = 1 if palette is not None and grey else 3
+        self.pixel_sides_um = sides_of_density(*self._bmp.density, 1e6)
         return self._bmp.stride * self._bmp.height
 
     def _declare_jpeg(self) -> int:
@@ -192,10 +217,11 @@ class RasterSource:
         self.shape = (frame.height, frame.width)
         self.dtype = np.dtype(np.uint8)
         self.channels = frame.components
+        self._orientation, self.pixel_sides_um = jpeg_annex(self._data)
         return frame.nbytes
 
     def _decode(self) -> NDArray[Any]:
-        """The whole image, (Y, X, samples), palette indices as one sample."""
+        """The whole image, (samples, Y, X), upright, palette indices as one sample."""
         colours: NDArray[np.uint8] | None = None
         if self._data.startswith(b"\x89P"):
             image, colours = _png_image(self._data)
@@ -203,12 +229,12 @@ class RasterSource:
             image, colours = bmp_image(self._data, self._bmp), self._bmp.palette
         else:
             image = np.asarray(imagecodecs.jpeg8_decode(self._data))
-        if image.shape[:2] != self.shape or image.dtype != self.dtype:
-            raise ValueError(f"decodes to {image.shape} {image.dtype}, declared {self.shape} {self.dtype}")
-        image = image.reshape(*self.shape, -1)
+        image = upright(np.moveaxis(image[..., None] if image.ndim == 2 else image, 2, 0), self._orientation)
+        if image.shape[1:] != self.shape or image.dtype != self.dtype:
+            raise ValueError(f"decodes to {image.shape[1:]} {image.dtype}, declared {self.shape} {self.dtype}")
         self._colours = None if self._indices or colours is None else colours[:, : self.channels]
-        if image.shape[2] < self.channels and self._colours is None:
-            raise ValueError(f"decodes to {image.shape[2]} channels, declared {self.channels}")
+        if len(image) < self.channels and self._colours is None:
+            raise ValueError(f"decodes to {len(image)} channels, declared {self.channels}")
         return image if self._scale == 1 else image // self._scale
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -221,10 +247,10 @@ class RasterSource:
                     raise refusal(self.path, "is closed")
                 self._image = self._decode()
                 self._data = b""
-            block = self._image[rows, columns, : self.channels]
+            block = self._image[: self.channels, rows, columns]
             if self._colours is not None:
-                block = self._colours[self._image[rows, columns, 0]]
-        return np.ascontiguousarray(np.moveaxis(block, 2, 0))
+                block = np.moveaxis(self._colours[block[0]], 2, 0)
+        return np.ascontiguousarray(block)
 
     def close(self) -> None:
         """Let go of the image."""

@@ -48,6 +48,7 @@ _DAMAGE = (
     ParseError,
     RuntimeError,
     SyntaxError,
+    SystemError,
     TypeError,
     ValueError,
     struct.error,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
 from unetpipe.geometry import Box
+from unetpipe.sources.annexes import FLIPS, upright
 from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     Palette,
@@ -30,7 +31,7 @@ from unetpipe.sources.tiffpages import (
     ome_channel_names,
     page_planes,
     scan_pages,
-    tiff_pixel_size_um,
+    tiff_pixel_sides_um,
 )
 from unetpipe.sources.tiffsegments import PALETTE, YCBCR, page_segments
 
@@ -40,16 +41,6 @@ __all__ = ["TiffSource"]
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _CACHE_BYTES = 64 * 2**20
-# Orientation tag -> whether stored rows run upwards, stored columns leftwards, and rows are columns (applied last).
-_ORIENTATIONS = {
-    2: (False, True, False),
-    3: (True, True, False),
-    4: (True, False, False),
-    5: (False, False, True),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (False, True, True),
-}
 
 
 def _kept_samples(page: TiffPage) -> int:
@@ -71,11 +62,11 @@ def _colours(page: TiffPage) -> NDArray[np.uint8]:
     return (table >> 8 if table.max() > 255 else table).astype(np.uint8)
 
 
-def _pixel_size_um(page: TiffPage, description: str) -> float | None:
-    """Side of a pixel from the resolution tags of a page and the first page's description."""
+def _pixel_sides_um(page: TiffPage, description: str) -> tuple[float, float] | None:
+    """Height and width of a stored pixel from the resolution tags of a page and the first page's description."""
     ratios = [page.tags.valueof(code) or (0, 1) for code in (282, 283)]
     across, down = (r[0] / r[1] if isinstance(r, tuple) and len(r) == 2 and r[1] else 0.0 for r in ratios)
-    return tiff_pixel_size_um(description, (across, down), int(page.tags.valueof(296) or 2))
+    return tiff_pixel_sides_um(description, (across, down), int(page.tags.valueof(296) or 2))
 
 
 class TiffSource:
@@ -121,7 +112,8 @@ class TiffSource:
                 self._describe(planes.channels[chosen_plane(path, planes.axes, plane)], palette)
                 names = ome_channel_names(description)
                 self.channel_names = names if any(names) and len(names) == self.channels else ()
-                self.pixel_size_um = _pixel_size_um(first, description)
+                sides = _pixel_sides_um(first, description)
+                self.pixel_sides_um = (sides[1], sides[0]) if sides and self._flips[2] else sides
                 opened.pop_all()
 
     def _page(self, index: int) -> TiffPage:
@@ -141,7 +133,8 @@ class TiffSource:
         self._stored = np.dtype(page.dtype)
         self._samples = _kept_samples(page)
         self._lut = _colours(page) if page.photometric == PALETTE and palette == "colours" else None
-        self._flips = _ORIENTATIONS.get(page.tags.valueof(274, 1), (False, False, False))
+        self._orientation = page.tags.valueof(274, 1)
+        self._flips = FLIPS.get(self._orientation, (False, False, False))
         length, width = page.shaped[2:4]
         self.shape = (width, length) if self._flips[2] else (length, width)
         self.channels = (1 if self._lut is None else 3) * len(pages) * self._samples
@@ -212,16 +205,13 @@ class TiffSource:
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box, (C, Y, X); see `unetpipe.sources.Source`."""
         check_box(box, self.shape)
-        up, left, transposed = self._flips
         if self._file.filehandle.closed:
             raise refusal(self.path, "is closed")
         with damage_reported(self.path):
             block = self._read_stored(self._stored_box(box))
             if self._lut is not None:
                 block = self._lut[:, block[0].astype(np.intp)]
-        block = block[:, :: -1 if up else 1, :: -1 if left else 1]
-        block = block.transpose(0, 2, 1) if transposed else block
-        return np.ascontiguousarray(block, self.dtype)
+        return np.ascontiguousarray(upright(block, self._orientation), self.dtype)
 
     def close(self) -> None:
         """Close the file and forget the decoded segments."""

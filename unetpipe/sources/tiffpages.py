@@ -21,11 +21,12 @@ __all__ = [
     "PageEntry",
     "PagePlanes",
     "PageRef",
+    "believed_sides",
     "main_pages",
     "ome_channel_names",
     "page_planes",
     "scan_pages",
-    "tiff_pixel_size_um",
+    "tiff_pixel_sides_um",
     "um_per_unit",
 ]
 
@@ -309,8 +310,8 @@ def _ome_planes(pixels: Element, *, pages: int, samples: int) -> PagePlanes:
     return _by_plane(axes, [PageRef(int(page), 0) for page in page_of])
 
 
-def tiff_pixel_size_um(description: str, resolution: tuple[float, float], unit: int) -> float | None:
-    """Side of a pixel in um, as a TIFF's metadata declare it.
+def tiff_pixel_sides_um(description: str, resolution: tuple[float, float], unit: int) -> tuple[float, float] | None:
+    """Height and width of a pixel in um, as a TIFF's metadata declare them.
 
     Parameters
     ----------
@@ -323,9 +324,9 @@ def tiff_pixel_size_um(description: str, resolution: tuple[float, float], unit: 
 
     Returns
     -------
-    float or None
-        None if nothing usable is declared: sides that differ by more than 1 %, sizes outside 0.001 to 100 um
-        (among them the customary 72 and 96 per inch), 300 per inch, which is a printer's default, or no unit.
+    (float, float) or None
+        None if nothing usable is declared: sizes outside 0.001 to 100 um (among them the customary 72 and 96 per
+        inch), 300 per inch, which is a printer's default, or no unit.
 
     Notes
     -----
@@ -334,9 +335,9 @@ def tiff_pixel_size_um(description: str, resolution: tuple[float, float], unit: 
 
     Examples
     --------
-    >>> tiff_pixel_size_um("", (20000.0, 20000.0), 3)
-    0.5
-    >>> tiff_pixel_size_um("", (72.0, 72.0), 2) is None
+    >>> tiff_pixel_sides_um("", (20000.0, 10000.0), 3)
+    (1.0, 0.5)
+    >>> tiff_pixel_sides_um("", (72.0, 72.0), 2) is None
     True
     """
     x, y = (1 / r if r > 0 else 0.0 for r in resolution)
@@ -354,8 +355,18 @@ def tiff_pixel_size_um(description: str, resolution: tuple[float, float], unit: 
         units = (um_per_unit(pixels.get(f"PhysicalSize{a}Unit", "um")) for a in "XY")
         width, height = (float(value) * scale for value, scale in zip(ome, units, strict=True))
         sides.insert(0, (width, height or width))
-    width, height = next(((w, h) for w, h in sides if 0.001 <= w <= 100), (0.0, 0.0))
-    return width if width and abs(width - height) <= 0.01 * width else None
+    return next((believed for width, height in sides if (believed := believed_sides(height, width))), None)
+
+
+def believed_sides(height: float, width: float) -> tuple[float, float] | None:
+    """Height and width of a pixel in um, if both are 0.001 to 100 um: None else, for what is no microscope's pixel.
+
+    Examples
+    --------
+    >>> believed_sides(0.5, 0.25), believed_sides(352.8, 352.8)
+    ((0.5, 0.25), None)
+    """
+    return (height, width) if min(height, width) >= 0.001 and max(height, width) <= 100 else None
 
 
 def um_per_unit(name: str) -> float:

@@ -102,7 +102,7 @@ def write_truth(truth: Truth, ledger: Ledger, resampling: Resampling, spec: Anno
 def write_instances(truth: Truth, instances: Plane, ledger: Ledger, resampling: Resampling) -> None:
     """Write the finest level of instances; where pixels change their size, behind a draft in those of the source."""
     shards = list(instances.iter_shards())
-    if resampling.factor == 1:
+    if resampling.is_none:
         truth.prepare([box for _, box in shards])
         read = truth.instances
     else:
@@ -120,7 +120,7 @@ def write_instances(truth: Truth, instances: Plane, ledger: Ledger, resampling: 
 
 def resampled(read: Callable[[Box], NDArray[Any]], resampling: Resampling, box: Box) -> NDArray[Any]:
     """Labels of a box of the result, of few pixels of the source at a time."""
-    if resampling.factor == 1:
+    if resampling.is_none:
         return read(box)
     parts = list(resampling.parts(box))
     blocks = [resampling.labels_block(read(resampling.labels_box(part)), part) for part in parts]

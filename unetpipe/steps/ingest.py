@@ -14,7 +14,7 @@ from unetpipe.intensity import percentile
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.multiscales import write_multiscale
 from unetpipe.pyramids import level_shapes
-from unetpipe.resampling import Resampling
+from unetpipe.resampling import Resampling, along_both
 from unetpipe.slides import Plane, create_plane, digest_of, open_plane
 from unetpipe.sources.arrays import ArraySource
 from unetpipe.sources.files import check_unchanged, source_stamp
@@ -49,7 +49,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     output : manifest
         Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X). ``pixel_size_um`` is their pixel size,
         ``nominal_um`` the one they stand for (`spec.pixel_size_um` where it is set, within 2 % of theirs), ``factor``
-        the side of their pixels in px of the source, of shape ``source_shape``. With `spec.tissue`, the label image
+        the side of their pixels in px of the source, of shape ``source_shape``, two along y and x where they
+        differ. With `spec.tissue`, the label image
         ``tissue`` beside them is 1 where there is tissue, at the ``level`` of the fact ``tissue``.
 
     Notes
@@ -58,22 +59,22 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     """
     with open_source(image, plane=spec.plane) as source:
         channels, stamp = kept_channels(source, spec), source_stamp(image)
-        found = source_pixel_size(source, spec)
-        check_needs(source, found, spec)
-        frame = resampling_of(source, found, spec)
-        pixel_size = found if frame.factor == 1 else spec.pixel_size_um
+        sides = source_pixel_sides(source, spec)
+        check_needs(source, sides, spec)
+        frame = resampling_of(source, sides, spec)
+        pixel_size = spec.pixel_size_um if sides is None or not frame.is_none else sides[1]
         with open_ledger(output, stage="ingest", spec=spec, code=code, sources=[image]) as ledger:
             if ledger.complete:
                 return
             dtype = image_dtype(source.dtype, image)
             shapes = [(len(channels), *shape) for shape in level_shapes(frame.result)]
-            finest = used_in_place(source, channels, ledger, spec) if frame.factor == 1 else None
+            finest = used_in_place(source, channels, ledger, spec) if frame.is_none else None
             levels = [finest] if finest else []
             for i, shape in list(enumerate(shapes))[len(levels) :]:
                 levels.append(create_plane(ledger.store / str(i), shape=shape, dtype=dtype))
             copy_pixels(source, channels, frame, levels, ledger)
             windows = intensity_windows(levels)
-            tissue = write_tissue(levels, pixel_size, frame.factor, ledger, spec)
+            tissue = write_tissue(levels, pixel_size, frame, ledger, spec)
             names = [source.channel_names[i] for i in channels] if source.channel_names else []
             write_multiscale(
                 ledger.store,
@@ -122,23 +123,39 @@ def used_in_place(source: Source, channels: list[int], ledger: Ledger, spec: Ing
     return plane
 
 
-def source_pixel_size(source: Source, spec: IngestSpec) -> float | None:
-    """Pixel size in um that the sheet or else the file declares; None where neither does."""
-    given, declared = spec.source_pixel_size_um, source.pixel_size_um
-    if given and declared and not agree(given, declared):
+def source_pixel_sides(source: Source, spec: IngestSpec) -> tuple[float, float] | None:
+    """Height and width of a pixel in um that the sheet or else the file declares; None where neither does."""
+    given, declared = spec.source_pixel_size_um, source.pixel_sides_um
+    if given is None:
+        return declared
+    if declared and not all(agree(given, side) for side in declared):
         log.warning(
-            "%s: the file says pixels of %.4g um, the sample sheet %.4g um, which counts", source.path, declared, given
+            "%s: the file says pixels of %s, the sample sheet %.4g um, which counts",
+            source.path,
+            shown(declared),
+            given,
         )
-    return given or declared
+    return given, given
 
 
-def check_needs(source: Source, size_um: float | None, spec: IngestSpec) -> None:
+def shown(sides: tuple[float, float]) -> str:
+    """Height and width of a pixel in words."""
+    height, width = sides
+    return f"{width:.4g} um" if agree(height, width) else f"{height:.4g} x {width:.4g} um (height x width)"
+
+
+def check_needs(source: Source, sides: tuple[float, float] | None, spec: IngestSpec) -> None:
     """Refuse a source that lacks what the keys need."""
-    if size_um is None and (spec.pixel_size_um or spec.tissue != "none"):
+    if sides is None and (spec.pixel_size_um or spec.tissue != "none"):
         name = "pixel_size_um" if spec.pixel_size_um else "tissue"
         raise SourceError(
-            f"{source.path}: expected a pixel size, equal along x and y, which ingest.{name} needs, came none; fill in "
-            "the column pixel_size_um of the sample sheet"
+            f"{source.path}: expected a pixel size, which ingest.{name} needs, came none; fill in the column "
+            "pixel_size_um of the sample sheet"
+        )
+    if sides is not None and not agree(*sides) and spec.pixel_size_um is None:
+        raise SourceError(
+            f"{source.path}: expected square pixels, came {shown(sides)}; set ingest.pixel_size_um, to which they are "
+            "resampled, or the column pixel_size_um of the sample sheet if the file is wrong"
         )
     channels = source.channels if spec.channels is None else len(spec.channels)
     if spec.tissue == "colour" and channels != 3:
@@ -148,14 +165,16 @@ def check_needs(source: Source, size_um: float | None, spec: IngestSpec) -> None
         )
 
 
-def resampling_of(source: Source, size_um: float | None, spec: IngestSpec) -> Resampling:
+def resampling_of(source: Source, sides: tuple[float, float] | None, spec: IngestSpec) -> Resampling:
     """From the source's pixels to those that are wanted."""
-    if size_um is None or spec.pixel_size_um is None:
+    if sides is None or spec.pixel_size_um is None:
         return Resampling(shape=source.shape, factor=1.0)
+    # Sides that agree are taken for one, so that what is square stays so to the last bit.
+    along = [shrink_factor(side, spec.pixel_size_um) for side in (sides[1:] if agree(*sides) else sides)]
     try:
-        return Resampling(shape=source.shape, factor=shrink_factor(size_um, spec.pixel_size_um))
+        return Resampling(shape=source.shape, factor=along if len(along) > 1 else along[0])
     except GeometryError as error:
-        raise SourceError(f"{source.path}: {error} ({size_um:.4g} um) or ingest.pixel_size_um") from None
+        raise SourceError(f"{source.path}: {error} ({shown(sides)}) or ingest.pixel_size_um") from None
 
 
 def copy_pixels(source: Source, channels: list[int], frame: Resampling, levels: list[Plane], ledger: Ledger) -> None:
@@ -167,7 +186,7 @@ def copy_pixels(source: Source, channels: list[int], frame: Resampling, levels: 
         return checked_image_block(source.read(box), source.path)[kept]
 
     def make(box: Box) -> NDArray[Any]:
-        return read(box) if frame.factor == 1 else resampled(read, frame, box, levels[0])
+        return read(box) if frame.is_none else resampled(read, frame, box, levels[0])
 
     write_levels(levels, make, ledger)
 
@@ -181,7 +200,7 @@ def resampled(read: Callable[[Box], NDArray[Any]], frame: Resampling, box: Box, 
 
 
 def write_tissue(
-    levels: list[Plane], pixel_size_um: float | None, factor: float, ledger: Ledger, spec: IngestSpec
+    levels: list[Plane], pixel_size_um: float | None, frame: Resampling, ledger: Ledger, spec: IngestSpec
 ) -> dict[str, Any] | None:
     """Write the tissue mask as a label image of the store, if one is wanted; its level and its share of the area."""
     if spec.tissue == "none" or pixel_size_um is None:
@@ -200,7 +219,8 @@ def write_tissue(
         if f"tissue/{unit}" not in ledger:
             block = np.ascontiguousarray(mask[box.slices], np.uint8)
             ledger.append(f"tissue/{unit}", plane.write_shard(box, block))
-    keys: dict[str, Any] = {"pixel_size_um": side_um, "factor": factor * 2**level, "centred": True, "label": True}
+    factor = [along * 2**level for along in along_both(frame.factor)]
+    keys: dict[str, Any] = {"pixel_size_um": side_um, "factor": factor, "centred": True, "label": True}
     write_multiscale(group, name="tissue", shapes=[plane.shape], **keys)
     return {"level": level, "share": float(mask.mean())}
 
