@@ -21,7 +21,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
-    **dict.fromkeys(["manifests", "annotations", "figures"], 3),
+    **dict.fromkeys(["manifests", "annotations", "figures", "provenance"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts", "needs"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),

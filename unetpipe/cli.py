@@ -99,6 +99,8 @@ def listed(paths: list[Path]) -> list[Path]:
 def set_up_logging(path: Path | None) -> None:
     """Progress goes to the log file, or to stderr if there is none; warnings and errors always go to stderr."""
     logging.getLogger("unetpipe").setLevel(logging.INFO)
+    # What cannot be written into a log, for the disk is full, must not drown the one line that says so.
+    logging.raiseExceptions = False
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path, mode="w", encoding="utf-8")
@@ -367,3 +369,26 @@ def import_(
     signals.listen()
     spec = ImportSpec(intensity=intensity, pixel_size_um=pixel_size_um, align_corners=align_corners)
     step(weights, output=output, spec=spec, code=code or fingerprint.fingerprint("unetpipe.steps.import_"))
+
+
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"), log: Log = None
+) -> None:
+    """Hold every result against its manifest, and the chain of digests from the report back to the sources."""
+    from unetpipe.steps.verify import verify as step
+
+    set_up_logging(log)
+    step(results, tell=typer.echo)
+
+
+@app.command()
+def record(
+    config: Annotated[Path, typer.Argument(help="The whole configuration.")] = Path("config/config.yaml"),
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+) -> None:
+    """Write results/run.json: versions, locks, host, commit, configuration; the workflow does so by itself."""
+    from unetpipe.steps.record import record as step
+
+    set_up_logging(None)
+    step(config, results=results)

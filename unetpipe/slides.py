@@ -108,7 +108,7 @@ class Plane:
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(
-                f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again"
+                f"{self.folder}: damaged at {box.start} ({reason}); delete the store and its .json and run again"
             ) from None
         return block
 
@@ -228,7 +228,7 @@ def open_plane(folder: Path, *, writable: bool = False) -> Plane:
         array = zarr.open_array(store=str(folder), mode="r+" if writable else "r")
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
-            f"{folder}: no readable array ({type(error).__name__}); delete the store and run again"
+            f"{folder}: no readable array ({type(error).__name__}); delete the store and its .json and run again"
         ) from None
     return Plane(array.with_config({"write_empty_chunks": True}), folder)
 
