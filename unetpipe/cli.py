@@ -354,3 +354,26 @@ def import_(
 ) -> None:
     """Take public weights as a model that predicts like a trained one."""
     run("import", spec, code, log, lambda step, **keys: step(weights, output=output, **keys))
+
+
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"), log: Log = None
+) -> None:
+    """Hold every result against its manifest, and the chain of digests from the report back to the sources."""
+    from unetpipe.steps.verify import verify as step
+
+    set_up_logging(log)
+    step(results, tell=typer.echo)
+
+
+@app.command()
+def record(
+    config: Annotated[Path, typer.Argument(help="The whole configuration.")] = Path("config/config.yaml"),
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+) -> None:
+    """Write results/run.json: versions, locks, host, commit, configuration; the workflow does so by itself."""
+    from unetpipe.steps.record import record as step
+
+    set_up_logging(None)
+    step(config, results=results)

@@ -135,7 +135,9 @@ class Plane:
     def damage(self, box: Box, error: Exception) -> StoreError:
         """What to say of a box that cannot be read."""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return StoreError(f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again")
+        return StoreError(
+            f"{self.folder}: damaged at {box.start} ({reason}); delete the store and its .json and run again"
+        )
 
     def write_shard(self, box: Box, block: NDArray[Any]) -> str:
         """Write one whole shard durably.
@@ -281,7 +283,7 @@ def open_plane(folder: Path, *, writable: bool = False) -> Plane:
         array = zarr.open_array(store=str(folder), mode="r+" if writable else "r")
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
-            f"{folder}: no readable array ({type(error).__name__}); delete the store and run again"
+            f"{folder}: no readable array ({type(error).__name__}); delete the store and its .json and run again"
         ) from None
     return Plane(array, folder, is_own=_is_own(array))
 
