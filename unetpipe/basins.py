@@ -48,7 +48,8 @@ def distance_heights(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     if mask.all():
         return np.full(mask.shape, REACH * STEPS, np.int32)
     distances: NDArray[np.float64] = ndimage.distance_transform_edt(mask)
-    return np.rint(np.minimum(distances, REACH) * STEPS).astype(np.int32)
+    heights: NDArray[np.int32] = np.rint(np.minimum(distances, REACH) * STEPS).astype(np.int32)
+    return heights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -272,16 +272,29 @@ def predict(
 
 
 @app.command()
-def segment(
-    probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
-    image: Annotated[Path, typer.Argument(help="Manifest of the image that they were predicted from.")],
+def tune(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests of probabilities and labels of each sample.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
 ) -> None:
+    """Choose the thresholds of a model's classes on the validation images."""
+    run("tune", spec, code, log, lambda step, **rest: step(manifests, output=output, **rest))
+
+
+@app.command()
+def segment(
+    probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
+    image: Annotated[Path, typer.Argument(help="Manifest of the image that they were predicted from.")],
+    output: Output,
+    thresholds: Annotated[Path | None, typer.Argument(help="Manifest of tuned thresholds.")] = None,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
     """Turn probabilities into classes and instances, stitched over the whole slide, measured and outlined."""
-    run("segment", spec, code, log, lambda step, **rest: step(probabilities, image, output=output, **rest))
+    run("segment", spec, code, log, lambda step, **rest: step(probabilities, image, thresholds, output=output, **rest))
 
 
 @app.command()

@@ -29,6 +29,7 @@ from unetpipe.specs import (
     SegmentSpec,
     SimulateSpec,
     TrainSpec,
+    TuneSpec,
     WeighSpec,
     canonical_json,
 )
@@ -50,7 +51,7 @@ SECTIONS: dict[str, type] = {
     "report": ReportSpec,
 }
 # What each command of the command line takes as its spec.
-STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": ImportSpec}
+STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": ImportSpec, "tune": TuneSpec}
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
     "ingest": {"plane", "channels", "source_pixel_size_um"},
@@ -271,10 +272,13 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         if name != "train" and (name != "simulate" or "simulate" in data)
     }
     sections["augment"] = fitted_patches(sections["augment"], [spec for spec, _ in entries.values()], where)
+    sections["tune"] = TuneSpec(classes=classes)
     if sections["predict"].tissue_only and sections["ingest"].tissue == "none":
         raise ConfigError(f"{where}: predict.tissue_only: needs a tissue mask, came none; set ingest.tissue")
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
     samples = read_samples(sheet, sections["ingest"])
+    if sections["segment"].tune and not any(sample.split == "val" for sample in samples.values()):
+        raise ConfigError(f"{where}: segment.tune: needs samples of split val, came none in {sheet}; leave it out")
     try:
         folds = folds_of(samples, whole_number(data.get("folds", 0), "folds"), str(sheet))
         numbers, models = sorted(set(folds.values())), dict[str, Model]()

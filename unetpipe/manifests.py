@@ -45,6 +45,7 @@ FOLDERS = {
     "augment": ("patches", ".zarr"),
     "train": ("models", ""),
     "predict": ("probabilities", ".zarr"),
+    "tune": ("thresholds", ""),
     "segment": ("segmentations", ".zarr"),
     "evaluate": ("metrics", ""),
     "report": ("report", ""),

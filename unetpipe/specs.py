@@ -1,6 +1,6 @@
 """One frozen value per stage: everything that a result depends on, checked at birth.
 
-Those of networks are in `netspecs.py`, that of `segment` is in `segmentspecs.py`.
+Those of networks are in `netspecs.py`, those of `segment` and `tune` are in `segmentspecs.py`.
 
 Each field carries its meaning, its unit and its bounds; the configuration's documentation and schema are
 generated from them. A spec travels to its stage as one line of canonical JSON.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from unetpipe.errors import ConfigError
 from unetpipe.fields import Checked, key
 from unetpipe.netspecs import NetworkSpec, UnetSpec
-from unetpipe.segmentspecs import SegmentSpec
+from unetpipe.segmentspecs import SegmentSpec, TuneSpec
 
 __all__ = [
     "AnnotateSpec",
@@ -30,6 +30,7 @@ __all__ = [
     "SegmentSpec",
     "SimulateSpec",
     "TrainSpec",
+    "TuneSpec",
     "UnetSpec",
     "WeighSpec",
     "canonical_json",
