@@ -1,20 +1,26 @@
 # make run: the workflow with config/config.yaml.  make test, make lint: what .ci/run calls, too.
+# make cluster: the workflow through a SLURM that it starts; root, slurm-wlm and munge are needed.
 # make lock: resolve the lock files anew.  make clean: remove .venv and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test lint lock clean
+.PHONY: run test cluster lint lock clean
 
 PYTHON = python3
 VENV = .venv
 ENTER = . $(VENV)/bin/activate
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
-INSTALL = $(PIP) install -qq
+# pip would compile all packages with one processor; some hold files that cannot be compiled, and are never imported.
+INSTALL = $(PIP) install -qq --no-compile
+COMPILE = $(VENV)/bin/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 
 run: $(VENV)/.installed
 	$(ENTER) && snakemake --cores 8 --resources gpu=1
 
 test: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -n auto --dist loadgroup
+
+cluster: $(VENV)/.installed-dev
+	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster tests/cluster
 
 lint: $(VENV)/.installed-dev
 	$(ENTER) && ruff check --quiet
@@ -36,12 +42,14 @@ $(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	fi; \
 	echo "installing $$lock into $(VENV): some minutes"; \
 	$(INSTALL) --require-hashes -r $$lock
+	$(COMPILE)
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(VENV)/bin/python -m unetpipe.kernels
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(INSTALL) --require-hashes -r requirements-dev.lock
+	$(COMPILE)
 	touch $@
 
 lock:

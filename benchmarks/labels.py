@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetpipe.geometry import Box
-from unetpipe.instances import core_components, label_core, relabelled, resolve
+from unetpipe.instances import core_components, relabelled, resolve
+from unetpipe.labelling import label_core
 from unetpipe.manifests import open_ledger, read_manifest
 from unetpipe.slides import create_plane
 from unetpipe.specs import IngestSpec, PredictSpec

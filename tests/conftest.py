@@ -6,6 +6,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from projects import Project, new_project
+
 # The time of one example is the machine's affair, not the code's.
 hypothesis.settings.register_profile("unetpipe", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("unetpipe")
@@ -19,3 +21,32 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}: set UNETPIPE_DATA")
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes test, one has all that needs the finished project; the longest tests come first."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    for item in items:
+        if "finished" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("finished"))
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project that has not run yet; not to be changed, use a copy."""
+    return new_project(tmp_path_factory.mktemp("blank") / "project")
+
+
+@pytest.fixture(scope="session")
+def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same project behind its first run; not to be changed, use `tree`."""
+    project = blank.copy(tmp_path_factory.mktemp("finished") / "project")
+    project.run()
+    return project
+
+
+@pytest.fixture
+def tree(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, to be changed and run again."""
+    return finished.copy(tmp_path / "project")

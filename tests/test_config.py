@@ -1,6 +1,7 @@
 """What people write, and what they are told when it is wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,12 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ({"models": {"../m": {}}}, "name '../m' is not usable"),
         ({"models": {"m": {"preset": "paper2051"}}}, "unknown preset 'paper2051'; did you mean paper2015"),
         ({"models": {"m": {"seeds": [1, 1]}}}, "models.m.seeds: expected a list of different whole numbers"),
+        (
+            {"models": {"m": {"weights": "no.pth"}}},
+            "models.m.weights: expected a file of public weights, came 'no.pth'",
+        ),
+        ({"models": {"m": {"weights": "pyproject.toml", "seeds": [1]}}}, "models.m.seeds: unknown key 'seeds'"),
+        ({"models": {"../m": {"weights": "pyproject.toml"}}}, "name '../m' is not usable"),
         ({"folds": 1}, "folds: expected 0 or a whole number from 2 on, came 1"),
         ({"folds": 2}, "folds: expected at most one per training sample .1., came 2"),
         ({"ensembles": {"e": ["n"]}}, "ensembles.e: unknown model 'n'; known: m"),
@@ -129,7 +136,9 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ({"ensembles": {"m": ["m"]}}, "ensembles.m: there is a model of this name"),
         ({"ensembles": {"e": "m"}}, "ensembles.e: expected a list of names, came 'm'"),
         ({"classes": ["one"]}, "classes: expected a list of two or more"),
-        ({"segment": {"foreground": 2}}, "segment.foreground: expected 1 to 1"),
+        ({"segment": {"instances": ["cel"]}}, "instances: expected one of .*foreground., came 'cel'"),
+        ({"segment": {"instances": []}}, "instances: expected one class or more, came none"),
+        ({"segment": {"split_depth_px": 0}}, "split_depth_px: expected a value above 0"),
         ({"segment": {"thresholds": {"cel": 0.4}}}, "thresholds: expected one of .*foreground., came 'cel'"),
         ({"segment": {"thresholds": {"background": 0.4}}}, "thresholds: expected one of classes but the first"),
         ({"segment": {"thresholds": {"foreground": 1.5}}}, "thresholds.foreground: expected a value at most 1"),
@@ -182,6 +191,22 @@ def test_folds_may_stand_in_the_sheet(config) -> None:
         config(sheet, folds=2)
     with pytest.raises(ConfigError, match="sample d: fold: expected a number"):
         config("\n".join([lines[0] + "\tfold", lines[1] + "\t", *(line + "\t1" for line in lines[2:])]))
+
+
+def test_networks_of_other_places_stand_beside_trained_ones(config) -> None:
+    public = {"weights": "pyproject.toml", "pixel_size_um": 0.5}
+    entry = {"network": {"depth": 2}, "seeds": [1, 2]}
+    found = config(FOUR, folds=2, models={"m": entry, "p": public}, ensembles={"all": ["p", "m"]})
+    assert list(found.models) == ["m-s1-f0", "m-s1-f1", "m-s2-f0", "m-s2-f1", "p"]
+    assert found.ensembles["all"][-1] == "p"
+    assert found.scored("p") == ["t"]
+    assert json.loads(found.spec("import", "p")) == {"align_corners": True, "intensity": "range", "pixel_size_um": 0.5}
+    assert found.network_modules("p") == ["unetpipe.networks.padded_unet"]
+    trained, imported = (re.compile(words) for words in (found.trained_names, found.imported_names))
+    assert [bool(trained.fullmatch(name)) for name in found.models] == [True] * 4 + [False]
+    assert [bool(imported.fullmatch(name)) for name in found.models] == [False] * 4 + [True]
+    alone = config(FOUR, models={"p": public})
+    assert not any(re.fullmatch(alone.trained_names, name) for name in ("", "p", "m"))
 
 
 def test_ensembles_have_the_networks_of_their_entries(config) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 from skimage.measure import label
 
 from unetpipe.annotations.qupath import iter_qupath
 from unetpipe.annotations.shapes import ClassNames
-from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_table
+from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
 from unetpipe.geometry import Box
 from unetpipe.outlines import trace
 from unetpipe.polygons import paint, polygons_of
@@ -26,7 +28,7 @@ def written(path: Path, labels: Labels, *, side: int = 64, factor: float = 1.0, 
     parts = label(labels, background=0, connectivity=1).astype(np.uint32)
     windows, shape = [np.pad(array, 1) for array in (labels, parts)], labels.shape
     frame = Resampling(shape=source or shape, factor=factor)
-    columns = {"id": np.arange(1, labels.max() + 1), "class": np.full(labels.max(), "a, b")}
+    columns = {"id": np.arange(1, labels.max() + 1), "class": np.full(labels.max(), 'T "1"')}
     columns["area_px"] = np.bincount(labels.ravel())[1:]
     with OutlineFile(path.with_suffix(".partial")) as outlines:
         for y in range(0, shape[0], side):
@@ -34,8 +36,8 @@ def written(path: Path, labels: Labels, *, side: int = 64, factor: float = 1.0, 
                 box = Box(start=(y, x), stop=(y + side, x + side)).clipped(shape)
                 pair = (array[box.grown(1).relative_to((-1, -1)).slices] for array in windows)
                 outlines.add(*trace(*pair, box=box, image_width=shape[1]))
-        keys: dict[str, Any] = {"class_name": 'T "1"', "colour": (230, 159, 0)}
-        return write_geojson(path, iter_geometries(outlines, frame), iter_texts([columns]), **keys)
+        colours = {'T "1"': (230, 159, 0)}
+        return write_geojson(path, iter_geometries(outlines, frame), iter_texts([columns]), colours=colours)
 
 
 def painted(path: Path, shape: tuple[int, int]) -> Labels:
@@ -136,3 +138,29 @@ def test_a_table_quotes_what_must_be_quoted(tmp_path: Path) -> None:
     assert rows[0] == ["id", "class", "x"] and len(rows) == 5
     assert rows[2] == rows[4] == ["2", "a, b", "123456.789"]
     assert len(digest) == 64
+
+
+def test_parquet_keeps_every_digit_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unetpipe.features._ROWS_OF_A_GROUP", 5)
+    rng = np.random.default_rng(1)
+    columns = {"id": np.arange(1, 13), "class": np.array(["a", "bcd"] * 6), "x": rng.normal(size=12)}
+    tables = [{name: values[at : at + 2] for name, values in columns.items()} for at in range(0, 12, 2)]
+    path = tmp_path / "objects.parquet"
+    digest = write_parquet(path, tables)
+    found = pd.read_parquet(path)
+    assert list(found) == list(columns)
+    assert all(found[name].tolist() == values.tolist() for name, values in columns.items())
+    file = pyarrow.parquet.ParquetFile(path)
+    assert [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)] == [6, 6]
+    assert [str(field.type) for field in file.schema_arrow] == ["int64", "string", "double"]
+    before = path.read_bytes()
+    assert write_parquet(path, tables) == digest and path.read_bytes() == before
+    tables[3]["x"][1] += 1e-12
+    assert write_parquet(path, tables) != digest
+
+
+def test_no_objects_are_a_parquet_table_of_names(tmp_path: Path) -> None:
+    empty = {"id": np.zeros(0, int), "class": np.full(0, "a"), "x": np.zeros(0)}
+    write_parquet(tmp_path / "objects.parquet", [empty])
+    schema = pyarrow.parquet.read_schema(tmp_path / "objects.parquet")
+    assert schema.names == ["id", "class", "x"] and [str(t) for t in schema.types] == ["int64", "string", "double"]

@@ -10,15 +10,8 @@ from scipy import ndimage
 
 from unetpipe.errors import ConfigError, GeometryError, StoreError
 from unetpipe.geometry import Box
-from unetpipe.instances import (
-    Connectivity,
-    CoreComponents,
-    Objects,
-    core_components,
-    label_core,
-    relabelled,
-    resolve,
-)
+from unetpipe.instances import CoreComponents, Objects, core_components, relabelled, resolve
+from unetpipe.labelling import Connectivity, label_core
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint32]
@@ -150,6 +143,30 @@ def test_first_pixels_beyond_int32_keep_the_order() -> None:
     width, dot = 3 * 10**9, np.ones((1, 1), bool)
     record = core_components(*label_core(dot, connectivity=4), core=Box(start=(2, 5), stop=(3, 6)), image_width=width)
     assert record.first_pixels.tolist() == [2 * width + 5]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), connectivity=st.sampled_from([4, 8]), data=st.data())
+def test_parts_of_several_values_are_those_of_each_value(
+    seed: int, connectivity: Connectivity, data: st.DataObject
+) -> None:
+    values = np.random.default_rng(seed).integers(0, 4, (14, 17), np.uint8)
+    boxes = _boxes(data.draw(_cuts(14)), data.draw(_cuts(17)))
+    found = [label_core(values[box.slices], connectivity=connectivity) for box in boxes]
+    records = [
+        core_components(*pair, core=box, image_width=17, values=values[box.slices])
+        for pair, box in zip(found, boxes, strict=True)
+    ]
+    objects = resolve(records, connectivity=connectivity)
+    labels = np.zeros(values.shape, np.uint32)
+    for box, pair, lookup in zip(boxes, found, objects.lookups, strict=True):
+        labels[box.slices] = relabelled(*pair, lookup)
+    apart = [_whole(values == value, connectivity) for value in (1, 2, 3)]
+    # Renamed in raster order, the numbers of the values do not matter.
+    mixed = sum(one + 1000 * k * (one > 0) for k, one in enumerate(apart))
+    names = {name: number for number, name in enumerate(dict.fromkeys(mixed[mixed > 0].tolist()), start=1)}
+    assert labels.tolist() == [[names.get(name, 0) for name in row] for row in mixed.tolist()]
+    assert all(set(values[labels == k + 1]) == {value} for k, value in enumerate(objects.values.tolist()))
 
 
 def test_an_empty_mask_and_no_cores_have_no_objects() -> None:

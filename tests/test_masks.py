@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetpipe.geometry import Box
-from unetpipe.instances import Connectivity, core_components, label_core
+from unetpipe.instances import core_components
+from unetpipe.labelling import Connectivity, label_core
 from unetpipe.masks import decided, filled
 
 

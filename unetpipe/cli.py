@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import keyword
 import logging
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import typer
 
 from unetpipe import __version__
 from unetpipe.errors import Interrupted, UnetpipeError
-from unetpipe.specs import ImportSpec, PhantomSpec
+from unetpipe.specs import PhantomSpec
 
 __all__ = ["main"]
 
@@ -30,11 +31,15 @@ app = typer.Typer(
 )
 
 Output = Annotated[Path, typer.Option(help="Manifest to write; the result's store lies beside it.")]
-Spec = Annotated[str, typer.Option(help="The stage's settings as JSON; what is left out has its default.")]
+Spec = Annotated[
+    str, typer.Option(help="The stage's settings as JSON, or @FILE that holds it; what is left out has its default.")
+]
 Code = Annotated[str, typer.Option(help="Fingerprint of the stage's code; computed if empty.")]
 Log = Annotated[Path | None, typer.Option(help="File for progress messages; stderr if none.")]
 Threads = Annotated[int, typer.Option(help="Processors to use at most.", min=1)]
-Manifests = Annotated[list[Path], typer.Argument(help="Manifests of earlier stages, in any order.")]
+Manifests = Annotated[
+    list[Path], typer.Argument(help="Manifests of earlier stages, in any order; @FILE stands for the lines of a file.")
+]
 
 
 def main() -> NoReturn:
@@ -74,15 +79,30 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
 
     set_up_logging(log)
     signals.listen()
-    parsed: Any = parsing.spec_from_json(config.STAGE_SPECS[verb], spec, f"{verb} --spec")
-    module = f"unetpipe.steps.{verb}"
-    step = getattr(importlib.import_module(module), verb)
+    text = Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec
+    parsed: Any = parsing.spec_from_json(config.STAGE_SPECS[verb], text, f"{verb} --spec")
+    name = verb + "_" * keyword.iskeyword(verb)
+    module = f"unetpipe.steps.{name}"
+    step = getattr(importlib.import_module(module), name)
     call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+
+
+def listed(paths: list[Path]) -> list[Path]:
+    """The paths, with the lines of a file in the place of each @FILE."""
+    found = []
+    for path in paths:
+        if str(path).startswith("@"):
+            found += [Path(line) for line in Path(str(path)[1:]).read_text(encoding="utf-8").splitlines()]
+        else:
+            found.append(path)
+    return found
 
 
 def set_up_logging(path: Path | None) -> None:
     """Progress goes to the log file, or to stderr if there is none; warnings and errors always go to stderr."""
     logging.getLogger("unetpipe").setLevel(logging.INFO)
+    # A log that cannot be written, as on a full disk, must not drown the line that says why.
+    logging.raiseExceptions = False
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path, mode="w", encoding="utf-8")
@@ -153,7 +173,8 @@ def doctor(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="A configuration, by default config/config.yaml; or manifests of images and labels, in any order."
+            help="A configuration, by default config/config.yaml; or manifests of images and labels, or @FILE "
+            "that lists them."
         ),
     ] = None,
     output: Output = Path("results/doctor/all.json"),
@@ -164,7 +185,7 @@ def doctor(
     """List every sample and every fault; with a configuration, reads all samples first, past the bad ones."""
     path, *_ = inputs = inputs or [Path("config/config.yaml")]
     if path.suffix not in (".yaml", ".yml"):
-        run("doctor", spec, code, log, lambda step, **rest: step(inputs, output=output, **rest))
+        run("doctor", spec, code, log, lambda step, **rest: step(listed(inputs), output=output, **rest))
         return
     from unetpipe import signals
     from unetpipe.checkup import checkup
@@ -233,7 +254,7 @@ def train(
 ) -> None:
     """Train a network on patches; goes on where a killed run stopped."""
     keys = {"output": output, "threads": threads, "gpus": gpus}
-    run("train", spec, code, log, lambda step, **rest: step(manifests, **keys, **rest))
+    run("train", spec, code, log, lambda step, **rest: step(listed(manifests), **keys, **rest))
 
 
 @app.command()
@@ -287,7 +308,7 @@ def report(
     log: Log = None,
 ) -> None:
     """Write one page with settings, curves, scores and pictures."""
-    run("report", spec, code, log, lambda step, **rest: step(manifests, output=output, **rest))
+    run("report", spec, code, log, lambda step, **rest: step(listed(manifests), output=output, **rest))
 
 
 @app.command()
@@ -327,27 +348,9 @@ def import_(
         typer.Argument(help="State dict of a padded U-Net with batch norm: .pt or .pth (tensors only), .safetensors."),
     ],
     output: Annotated[Path, typer.Option(help="Manifest to write: results/models/NAME.json.")],
-    intensity: Annotated[
-        Literal["range", "percentile"],
-        typer.Option(help="What became 0 and 1: the data type's range, or the image's 1st and 99.8th percentile."),
-    ] = "range",
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="Pixel size in um that the network was trained on; unknown if none.")
-    ] = None,
-    align_corners: Annotated[
-        bool,
-        typer.Option(
-            help="Bilinear networks only: corner pixels on corner pixels, as published; such a network cannot be tiled."
-        ),
-    ] = True,
+    spec: Spec = "",
     code: Code = "",
     log: Log = None,
 ) -> None:
     """Take public weights as a model that predicts like a trained one."""
-    from unetpipe import fingerprint, signals
-    from unetpipe.steps.import_ import import_ as step
-
-    set_up_logging(log)
-    signals.listen()
-    spec = ImportSpec(intensity=intensity, pixel_size_um=pixel_size_um, align_corners=align_corners)
-    step(weights, output=output, spec=spec, code=code or fingerprint.fingerprint("unetpipe.steps.import_"))
+    run("import", spec, code, log, lambda step, **keys: step(weights, output=output, **keys))

@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.geometry import NetGeometry
-from unetpipe.models import Model, folds_of, members, read_entries, seeded
+from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
@@ -21,6 +22,7 @@ from unetpipe.specs import (
     AugmentSpec,
     DoctorSpec,
     EvaluateSpec,
+    ImportSpec,
     IngestSpec,
     PhantomSpec,
     PredictSpec,
@@ -49,7 +51,7 @@ SECTIONS: dict[str, type] = {
     "report": ReportSpec,
 }
 # What each command of the command line takes as its spec.
-STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec}
+STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": ImportSpec}
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
     "ingest": {"plane", "channels", "source_pixel_size_um"},
@@ -148,7 +150,7 @@ class Config:
 
     def network_modules(self, name: str) -> list[str]:
         """Modules of a name's network families: chosen at run time, so that the fingerprint must be told of them."""
-        return sorted({f"unetpipe.networks.{self.models[one].spec.network.family}" for one in self.members(name)})
+        return sorted({f"unetpipe.networks.{self.models[one].network.family}" for one in self.members(name)})
 
     def taught_by(self, model: str) -> list[str]:
         """Results that a model learns from: patches, and what they are drawn from where none are stored."""
@@ -158,6 +160,16 @@ class Config:
     def training_modules(self, model: str) -> list[str]:
         """Modules that a training chooses at run time: of its network, and of patches that it draws itself."""
         return self.network_modules(model) + ([] if self.sections["augment"].copies else ["unetpipe.draws"])
+
+    @property
+    def trained_names(self) -> str:
+        """Regular expression of the models that are trained."""
+        return one_of(name for name, model in self.models.items() if not model.weights)
+
+    @property
+    def imported_names(self) -> str:
+        """Regular expression of the models that are imported."""
+        return one_of(name for name, model in self.models.items() if model.weights)
 
     @property
     def simulated(self) -> str:
@@ -181,9 +193,14 @@ class Config:
             spec = dataclasses.replace(spec, splits=canonical_json(self.examined_splits(name)))
         elif stage == "report":
             spec = dataclasses.replace(spec, groups=canonical_json(self.groups))
-        elif stage == "train":
+        elif stage in ("train", "import"):
             spec = self.models[name].spec
         return canonical_json(spec)
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Regular expression that fits these names; without any, nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def phantom(spec: SimulateSpec, name: str, *, is_slide: bool) -> PhantomSpec:
@@ -240,7 +257,10 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
             raise ConfigError(f"{where}: {unknown(str(name), sorted(known))}")
     classes = class_names(data.get("classes", ["background", "foreground"]), where)
     given = {name: section(data, name, where) for name in SECTIONS}
-    entries = read_entries(data.get("models"), given["train"], classes, where)
+    entries, imports = (
+        read_entries(data.get("models"), given["train"], classes, where),
+        read_imports(data["models"], where),
+    )
     given["annotate"] |= {"n_classes": len(classes), "classes": classes}
     for name in ("doctor", "segment"):
         given[name] |= {"classes": classes}
@@ -253,11 +273,6 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         if name != "train" and (name != "simulate" or "simulate" in data)
     }
     sections["augment"] = fitted_patches(sections["augment"], [spec for spec, _ in entries.values()], where)
-    foreground = sections["segment"].foreground
-    if foreground >= len(classes):
-        raise ConfigError(
-            f"{where}: segment.foreground: expected 1 to {len(classes) - 1} as in classes, came {foreground}"
-        )
     if sections["predict"].tissue_only and sections["ingest"].tissue == "none":
         raise ConfigError(f"{where}: predict.tissue_only: needs a tissue mask, came none; set ingest.tissue")
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
@@ -265,8 +280,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     try:
         folds = folds_of(samples, whole_number(data.get("folds", 0), "folds"), str(sheet))
         numbers, models = sorted(set(folds.values())), dict[str, Model]()
-        for entry, (spec, seeds) in entries.items():
-            models |= seeded(entry, spec, seeds, numbers)
+        for entry in map(str, data["models"]):
+            models |= {entry: imports[entry]} if entry in imports else seeded(entry, *entries[entry], numbers)
         ensembles = {
             str(name): members(str(name), names_in(wanted, f"ensembles.{name}"), models)
             for name, wanted in mapping(data.get("ensembles"), "ensembles").items()
@@ -332,6 +347,8 @@ def fitted_patches(spec: AugmentSpec, models: Sequence[TrainSpec], where: str) -
     A patch must be legal for one network at least; the others get the largest centred part that is legal for them.
     """
     networks = [model.network.geometry for model in models]
+    if not networks:
+        return spec
     try:
         if not any(geometry.is_legal(spec.input_px) for geometry in networks):
             raise GeometryError(

@@ -1,6 +1,8 @@
-"""Small files that people write: text and YAML, and what to say of names that are not known."""
+"""Small files: text and YAML that people write, what to say of names that are not known; lists for a command line."""
 
 import difflib
+import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ import yaml
 
 from unetpipe.errors import ConfigError
 
-__all__ = ["mapping", "read_text", "read_yaml", "unknown"]
+__all__ = ["kept_text", "mapping", "read_text", "read_yaml", "unknown"]
 
 MAX_BYTES = 2**20
+# Beside Snakemake's own notes.
+KEPT = Path(".snakemake/unetpipe")
 
 
 def read_text(path: Path) -> str:
@@ -73,3 +77,33 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected keys with values, came {value!r:.60}")
     return dict(value)
+
+
+def kept_text(text: str | Iterable[str], folder: Path = KEPT) -> Path:
+    """Write what is too long for a command line into a file, named by its content.
+
+    Parameters
+    ----------
+    text : str or iterable of str
+        A text, or lines.
+    folder : Path
+        Where such files lie.
+
+    Returns
+    -------
+    Path
+        The file; equal texts have the same.
+
+    Notes
+    -----
+    Linux takes no argument of 128 KiB or more, and a shell's command is one argument.
+    """
+    content = text if isinstance(text, str) else "".join(f"{line}\n" for line in text)
+    path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.txt"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Several jobs may write the same at once.
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    return path

@@ -8,7 +8,7 @@ Second pass, for each core in any order: `label_core` again, then `relabelled`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -17,42 +17,9 @@ from scipy import sparse
 
 from unetpipe.errors import ConfigError, GeometryError, StoreError
 from unetpipe.geometry import Box
+from unetpipe.labelling import Connectivity, check_connectivity
 
-__all__ = ["Connectivity", "CoreComponents", "Objects", "core_components", "label_core", "relabelled", "resolve"]
-
-Connectivity = Literal[4, 8]
-
-
-def label_core(mask: NDArray[np.bool_], *, connectivity: Connectivity) -> tuple[NDArray[np.uint32], int]:
-    """Label the connected components of one core.
-
-    Parameters
-    ----------
-    mask : (Y, X) bool
-        Pixels of the class.
-    connectivity : 4 or 8
-        Neighbours of a pixel: along the sides only, or across the corners too.
-
-    Returns
-    -------
-    (Y, X) uint32, int
-        Labels of this core, 1 to the count in raster order of their first pixels, 0 is background. The count.
-
-    Raises
-    ------
-    ConfigError
-        If the connectivity is neither 4 nor 8.
-
-    Examples
-    --------
-    >>> label_core(np.eye(2, dtype=bool), connectivity=4)[1], label_core(np.eye(2, dtype=bool), connectivity=8)[1]
-    (2, 1)
-    """
-    _check_connectivity(connectivity)
-    view = np.ascontiguousarray(mask).view()
-    view.flags.writeable = False  # the kernel is compiled for one type only
-    labels, count = _labelled(view, connectivity == 8)
-    return labels, int(count)
+__all__ = ["CoreComponents", "Objects", "core_components", "numbered", "relabelled", "resolve"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,6 +34,8 @@ class CoreComponents:
         Pixels of each component, by its label less 1.
     first_pixels : (N,) int64
         Raster index in the whole image, y * width + x, of each component's first pixel.
+    values : (N,) uint32
+        What each component's pixels were; components of different values are never joined.
     top, bottom : (X,) uint32
         Labels along the first and the last row.
     left, right : (Y,) uint32
@@ -81,6 +50,7 @@ class CoreComponents:
     core: Box
     areas: NDArray[np.int64]
     first_pixels: NDArray[np.int64]
+    values: NDArray[np.uint32]
     top: NDArray[np.uint32]
     bottom: NDArray[np.uint32]
     left: NDArray[np.uint32]
@@ -91,7 +61,8 @@ class CoreComponents:
         edges = self.top, self.bottom, self.left, self.right
         sizes = tuple(edge.size for edge in edges)
         largest = max(int(edge.max(initial=0)) for edge in edges)
-        if sizes != (width, width, height, height) or self.first_pixels.size != self.count or largest > self.count:
+        lengths = {self.areas.size, self.first_pixels.size, self.values.size}
+        if sizes != (width, width, height, height) or len(lengths) > 1 or largest > self.count:
             raise StoreError(
                 f"components of the core at {self.core.start}: edges of {sizes} px, labels up to {largest}, "
                 f"{self.count} areas, {self.first_pixels.size} first pixels do not fit {self.core.shape} px; "
@@ -125,7 +96,9 @@ class CoreComponents:
         return cls(core=Box(start=(y0, x0), stop=(y1, x1)), **fields)
 
 
-def core_components(labels: NDArray[np.uint32], count: int, *, core: Box, image_width: int) -> CoreComponents:
+def core_components(
+    labels: NDArray[np.uint32], count: int, *, core: Box, image_width: int, values: NDArray[Any] | None = None
+) -> CoreComponents:
     """Measure the components of one core.
 
     Parameters
@@ -136,6 +109,8 @@ def core_components(labels: NDArray[np.uint32], count: int, *, core: Box, image_
         Where the core lies in the image; not empty.
     image_width : int
         Width of the whole image in px.
+    values : (Y, X) unsigned integers, optional
+        What was labelled, where it was more than a mask.
 
     Returns
     -------
@@ -148,6 +123,7 @@ def core_components(labels: NDArray[np.uint32], count: int, *, core: Box, image_
 
     Examples
     --------
+    >>> from unetpipe.labelling import label_core
     >>> labels, count = label_core(np.array([[0, 1], [1, 1]], bool), connectivity=4)
     >>> record = core_components(labels, count, core=Box(start=(2, 4), stop=(4, 6)), image_width=10)
     >>> record.areas.tolist(), record.first_pixels.tolist(), record.top.tolist()
@@ -160,10 +136,11 @@ def core_components(labels: NDArray[np.uint32], count: int, *, core: Box, image_
             f"expected the core's shape, inside the image, not empty, and labels up to {count}; use label_core()"
         )
     areas, first = _measured(np.ascontiguousarray(labels), count)
+    kinds = np.ones(count, np.uint32) if values is None else values.ravel()[first].astype(np.uint32)
     first_pixels = (first // labels.shape[1] + core.start[0]) * image_width + first % labels.shape[1] + core.start[1]
     edges = {"top": labels[0], "bottom": labels[-1], "left": labels[:, 0], "right": labels[:, -1]}
     copies = {name: edge.copy() for name, edge in edges.items()}
-    return CoreComponents(core=core, areas=areas, first_pixels=first_pixels, **copies)
+    return CoreComponents(core=core, areas=areas, first_pixels=first_pixels, values=kinds, **copies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -174,11 +151,14 @@ class Objects:
     ----------
     areas : (N,) int64
         Pixels of each object, by its label less 1.
+    values : (N,) uint32
+        What its pixels were in what was labelled.
     lookups : one (M,) uint32 per core
         Label in the image of each label in the core; 0 for background and for objects that are too small.
     """
 
     areas: NDArray[np.int64]
+    values: NDArray[np.uint32]
     lookups: tuple[NDArray[np.uint32], ...]
 
     @property
@@ -219,6 +199,7 @@ def resolve(cores: Sequence[CoreComponents], *, connectivity: Connectivity, min_
     --------
     A bar over two cores is one object:
 
+    >>> from unetpipe.labelling import label_core
     >>> bar = np.ones((1, 2), bool)
     >>> boxes = [Box(start=(0, x), stop=(1, x + 2)) for x in (0, 2)]
     >>> cores = [core_components(*label_core(bar, connectivity=4), core=box, image_width=4) for box in boxes]
@@ -226,25 +207,52 @@ def resolve(cores: Sequence[CoreComponents], *, connectivity: Connectivity, min_
     >>> objects.areas.tolist(), [lookup.tolist() for lookup in objects.lookups]
     ([4], [[0, 1], [0, 1]])
     """
-    _check_connectivity(connectivity)
+    check_connectivity(connectivity)
     if min_area_px < 0:
         raise ConfigError(f"smallest area of {min_area_px} px: expected 0 or more")
     rows = _rows(cores)
     offsets = np.concatenate([[0], np.cumsum([core.count for core in cores], dtype=np.int64)])
+    values = np.concatenate([np.zeros(0, np.uint32), *(core.values for core in cores)])
     touching = _touching(rows, offsets, diagonal=connectivity == 8)
+    touching = touching[values[touching[:, 0]] == values[touching[:, 1]]]
     graph = sparse.coo_array((np.ones(len(touching), np.bool_), tuple(touching.T)), shape=(offsets[-1], offsets[-1]))
     n, members = sparse.csgraph.connected_components(graph, directed=False)
-    areas, first_pixels = np.zeros(n, np.int64), np.full(n, np.iinfo(np.int64).max)
+    return numbered(cores, members, n, min_area_px)
+
+
+def numbered(cores: Sequence[CoreComponents], members: NDArray[np.integer], count: int, min_area_px: int) -> Objects:
+    """Number the objects of the whole image, of which each component is a part.
+
+    Parameters
+    ----------
+    cores : sequence of CoreComponents
+        M components in all.
+    members : (M,) integers
+        The object of each component, 0 to count - 1, in any order.
+    count : int
+        Number of objects.
+    min_area_px : int
+        Objects of fewer pixels become background.
+
+    Returns
+    -------
+    Objects
+        In raster order of their first pixels.
+    """
+    offsets = np.concatenate([[0], np.cumsum([core.count for core in cores], dtype=np.int64)])
+    areas, values = np.zeros(count, np.int64), np.zeros(count, np.uint32)
+    first_pixels = np.full(count, np.iinfo(np.int64).max)
     for core, start in zip(cores, offsets, strict=False):
         own = members[start : start + core.count]
         np.add.at(areas, own, core.areas)
         np.minimum.at(first_pixels, own, core.first_pixels)
+        values[own] = core.values
     kept = np.flatnonzero(areas >= min_area_px)
     order = kept[np.argsort(first_pixels[kept])]
-    final = np.zeros(n, np.uint32)
+    final = np.zeros(count, np.uint32)
     final[order] = np.arange(1, order.size + 1)
     lookups = (np.concatenate([[np.uint32(0)], final[members[a:b]]]) for a, b in pairwise(offsets))
-    return Objects(areas=areas[order], lookups=tuple(lookups))
+    return Objects(areas=areas[order], values=values[order], lookups=tuple(lookups))
 
 
 def relabelled(labels: NDArray[np.uint32], count: int, lookup: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -278,12 +286,6 @@ def relabelled(labels: NDArray[np.uint32], count: int, lookup: NDArray[np.uint32
         )
     # No label is out of bounds, and clipping is three times as fast as checking that.
     return lookup.take(labels, mode="clip")
-
-
-def _check_connectivity(connectivity: int) -> None:
-    """Refuse all but 4 and 8."""
-    if connectivity not in (4, 8):
-        raise ConfigError(f"connectivity of {connectivity}: expected 4 (sides) or 8 (sides and corners)")
 
 
 def _rows(cores: Sequence[CoreComponents]) -> list[Sequence[CoreComponents]]:
@@ -329,63 +331,6 @@ def _facing(one: NDArray[np.int64], other: NDArray[np.int64], *, diagonal: bool)
     corners = [(one[:-1], other[1:]), (one[1:], other[:-1])] if diagonal else []
     pairs = np.concatenate([np.stack(sides, axis=1) for sides in [(one, other), *corners]])
     return np.unique(pairs[(pairs >= 0).all(axis=1)], axis=0)
-
-
-@njit(cache=True, nogil=True)
-def _root(parents: NDArray[np.uint32], label: np.uint32) -> np.uint32:
-    """The smallest label joined with `label`; halves the way there."""
-    while parents[label] != label:
-        parents[label] = parents[parents[label]]
-        label = parents[label]
-    return label
-
-
-@njit(cache=True, nogil=True)
-def _joint(parents: NDArray[np.uint32], one: np.uint32, other: np.uint32) -> np.uint32:
-    """Join two labels, 0 standing for none; returns the smallest label they are joined with, or 0."""
-    if one == 0 or other == 0 or one == other:
-        return max(one, other)
-    first, second = _root(parents, one), _root(parents, other)
-    smallest = min(first, second)
-    parents[max(first, second)] = smallest
-    return smallest
-
-
-@njit(cache=True, nogil=True)
-def _labelled(mask: NDArray[np.bool_], diagonal: bool) -> tuple[NDArray[np.uint32], int]:
-    """(Y, X) mask -> (Y, X) labels in raster order, and their number."""
-    height, width = mask.shape
-    labels, none = np.empty((height, width), np.uint32), np.uint32(0)
-    parents = np.empty(height * ((width + 1) // 2) + 1, np.uint32)
-    parents[0] = used = 0
-    for y in range(height):
-        for x in range(width):
-            if not mask[y, x]:
-                labels[y, x] = none
-                continue
-            left = labels[y, x - 1] if x else none
-            label = labels[y - 1, x] if y else none
-            if not diagonal:
-                label = _joint(parents, label, left)
-            elif label == 0:
-                # The pixel above touches all others before this one; without it, only the one to its right is apart.
-                corner = labels[y - 1, x - 1] if y and x else none
-                label = _joint(parents, max(left, corner), labels[y - 1, x + 1] if y and x + 1 < width else none)
-            if label == 0:
-                used += 1
-                parents[used] = used
-                label = np.uint32(used)
-            labels[y, x] = label
-    count = 0
-    for label in range(1, used + 1):
-        # Parents are smaller than their children, so they have their final number already.
-        root = parents[label] == label
-        count += root
-        parents[label] = count if root else parents[parents[label]]
-    for y in range(height):
-        for x in range(width):
-            labels[y, x] = parents[labels[y, x]]
-    return labels, count
 
 
 @njit(cache=True, nogil=True)

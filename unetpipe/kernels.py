@@ -6,8 +6,10 @@
 import numpy as np
 
 from unetpipe.augment import draw_deformation, generator
+from unetpipe.basins import core_basins, distance_heights, resolve_basins
 from unetpipe.geometry import Box
-from unetpipe.instances import core_components, label_core, relabelled, resolve
+from unetpipe.instances import core_components, relabelled, resolve
+from unetpipe.labelling import label_core
 from unetpipe.measures import add_block, no_sums
 from unetpipe.metrics.tables import confusion, contingency
 from unetpipe.metrics.thinning import thin_tables
@@ -37,7 +39,11 @@ def compile_all() -> None:
     parts, count = label_core(classes == 1, connectivity=4)
     objects = resolve([core_components(parts, count, core=box, image_width=SIDE)], connectivity=4)
     found = relabelled(parts, count, objects.lookups[0])
+    label_core(found, connectivity=4)
     around = np.pad(found, 1)
+    heights = distance_heights(around > 0)
+    _, basins = core_basins(around, heights, core=box, image_width=SIDE, connectivity=4)
+    resolve_basins([basins], depth=1)
     add_block(no_sums(objects.count, 1), around, found.astype(np.uint16), image.astype(np.int64), box=box)
     joined(trace(around, around, box=box, image_width=SIDE)[1])
     confusion(classes, classes, 2)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.instances import Connectivity, CoreComponents, resolve
+from unetpipe.instances import CoreComponents, resolve
+from unetpipe.labelling import Connectivity
 
 __all__ = ["decided", "filled"]
 
@@ -45,7 +46,12 @@ def decided(probabilities: NDArray[Any], *, least: Mapping[int, int]) -> NDArray
     return classes
 
 
-def filled(background: Sequence[CoreComponents], *, connectivity: Connectivity) -> tuple[NDArray[np.bool_], ...]:
+def filled(
+    background: Sequence[CoreComponents],
+    *,
+    connectivity: Connectivity,
+    taken: Sequence[NDArray[np.uint32]] = (),
+) -> tuple[NDArray[np.bool_], ...]:
     """Find which parts of the background are holes.
 
     Parameters
@@ -54,6 +60,8 @@ def filled(background: Sequence[CoreComponents], *, connectivity: Connectivity) 
         The components of all pixels outside the objects, of all cores in raster order.
     connectivity : 4 or 8
         That of the background: 8 where objects are 4-connected, 4 where they are 8-connected.
+    taken : sequence of (T,) uint32, optional
+        For each core, labels of its background that other objects lie in: these parts are no holes.
 
     Returns
     -------
@@ -76,7 +84,8 @@ def filled(background: Sequence[CoreComponents], *, connectivity: Connectivity) 
     A square of 3 x 3 px without its middle:
 
     >>> from unetpipe.geometry import Box
-    >>> from unetpipe.instances import core_components, label_core
+    >>> from unetpipe.instances import core_components
+    >>> from unetpipe.labelling import label_core
     >>> labels, count = label_core(np.pad([[True]], 1), connectivity=8)
     >>> core = core_components(labels, count, core=Box(start=(0, 0), stop=(3, 3)), image_width=3)
     >>> [table.tolist() for table in filled([core], connectivity=8)]
@@ -91,5 +100,7 @@ def filled(background: Sequence[CoreComponents], *, connectivity: Connectivity) 
         for edge, at_border in (*edges, (record.right, right == width)):
             if at_border:
                 belongs[lookup[edge]] = False
+    for labels, lookup in zip(taken, parts.lookups, strict=False):
+        belongs[lookup[labels]] = False
     belongs[0] = True
     return tuple(belongs[lookup] for lookup in parts.lookups)

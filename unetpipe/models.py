@@ -1,4 +1,4 @@
-"""Networks to be trained and applied: entries of the configuration, taken apart into seeds and folds."""
+"""Networks to be trained or imported, and applied: entries of the configuration, taken apart into seeds and folds."""
 
 import dataclasses
 import json
@@ -9,32 +9,41 @@ from typing import Any
 
 from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError
+from unetpipe.netspecs import NetworkSpec, PaddedUnetSpec
 from unetpipe.parsing import spec_from_json
 from unetpipe.samples import Sample, check_name
-from unetpipe.specs import TrainSpec
+from unetpipe.specs import ImportSpec, TrainSpec
 
-__all__ = ["Model", "folds_of", "members", "read_entries", "seeded"]
+__all__ = ["Model", "folds_of", "members", "read_entries", "read_imports", "seeded"]
 
 PRESETS = Path("config/presets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One network to be trained.
+    """One network to be trained, or imported.
 
     Parameters
     ----------
     entry : str
         Entry of the configuration that it comes from; networks of one entry are compared as one.
-    spec : TrainSpec
-        How it is trained.
+    spec : TrainSpec or ImportSpec
+        How it is trained; or what its file does not say.
     fold : int or None
         Fold of the training samples that it does not see, and is evaluated on; None: it sees all.
+    weights : str
+        File of public weights that it is imported from; empty: it is trained.
     """
 
     entry: str
-    spec: TrainSpec
+    spec: TrainSpec | ImportSpec
     fold: int | None = None
+    weights: str = ""
+
+    @property
+    def network(self) -> NetworkSpec:
+        """Its network; what is imported is of one family, and counts as the usual one until its file is read."""
+        return self.spec.network if isinstance(self.spec, TrainSpec) else PaddedUnetSpec()
 
 
 def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[int]) -> dict[str, Model]:
@@ -142,7 +151,7 @@ def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tu
     found = tuple(one for one, model in models.items() if one in names or model.entry in names)
     if not found:
         raise ConfigError(f"{place}: expected a list of models, came none")
-    channels = {models[one].spec.network.channels for one in found}
+    channels = {spec.network.channels for one in found if isinstance(spec := models[one].spec, TrainSpec)}
     if len(channels) > 1:
         raise ConfigError(f"{place}: expected networks of the same channels, came {sorted(channels)}")
     return found
@@ -151,7 +160,7 @@ def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tu
 def read_entries(
     value: Any, train: Mapping[str, Any], classes: Sequence[str], where: str
 ) -> dict[str, tuple[TrainSpec, list[int]]]:
-    """Training and seeds of each entry of the configuration.
+    """Training and seeds of each entry of the configuration that names no weights.
 
     Parameters
     ----------
@@ -182,6 +191,8 @@ def read_entries(
         place = f"{where}: models.{name}"
         check_name(str(name), place)
         own = mapping(entry, place)
+        if "weights" in own:
+            continue
         preset = read_preset(own.pop("preset", None), place)
         keys = {**train, **preset, **own}
         network = mapping(preset.get("network"), place) | mapping(own.get("network"), f"{place}.network")
@@ -191,6 +202,42 @@ def read_entries(
         seeds = read_seeds(keys.pop("seeds", []), f"{place}.seeds")
         entries[str(name)] = (spec_from_json(TrainSpec, json.dumps(keys), place), seeds)
     return entries
+
+
+def read_imports(value: Any, where: str) -> dict[str, Model]:
+    """The entries of the configuration that name a file of public weights.
+
+    Parameters
+    ----------
+    value : Any
+        What stands under ``models:``.
+    where : str
+        What to call the configuration in messages.
+
+    Returns
+    -------
+    dict of str to Model
+        By name.
+
+    Raises
+    ------
+    ConfigError
+        For the first mistake.
+    """
+    imports = {}
+    for name, entry in mapping(value, f"{where}: models").items():
+        place = f"{where}: models.{name}"
+        keys = mapping(entry, place)
+        if "weights" in keys:
+            weights = keys.pop("weights")
+            if not isinstance(weights, str) or not Path(weights).is_file():
+                raise ConfigError(
+                    f"{place}.weights: expected a file of public weights, came {weights!r:.100}; no such file"
+                )
+            imports[str(name)] = Model(
+                entry=str(name), spec=spec_from_json(ImportSpec, json.dumps(keys), place), weights=weights
+            )
+    return imports
 
 
 def read_preset(name: Any, place: str) -> dict[str, Any]:

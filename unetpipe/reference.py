@@ -14,7 +14,7 @@ import yaml
 
 from unetpipe.config import DERIVED, SECTIONS
 from unetpipe.netspecs import FAMILIES
-from unetpipe.specs import TrainSpec
+from unetpipe.specs import ImportSpec, TrainSpec
 
 __all__ = ["default_yaml", "reference_page", "schema"]
 
@@ -35,6 +35,8 @@ TOP = {
 ENTRY = {
     "preset": "name of a file in `config/presets`, whose keys come before those of `train`",
     "seeds": "one network for each seed; without, `seed` counts",
+    "weights": "file of public weights (`.pth`, `.pt`, `.safetensors`) of a padded U-Net, which is imported and not "
+    "trained; beside it only the keys of `import` count (below)",
 }
 COLUMN_HELP = {
     "sample": "unique name: letters, digits, `.`, `_`, `-`, at most 64",
@@ -98,6 +100,8 @@ def reference_page() -> str:
     lines += [f"| `models.NAME.{name}` | {text} |" for name, text in ENTRY.items()]
     for section, kind in SECTIONS.items():
         lines += ["", f"### `{section}`", "", first_line(kind), "", *table(keys_of(section))]
+    lines += ["", "### `import`: beside `models.NAME.weights`", "", first_line(ImportSpec), ""]
+    lines += table(list(dataclasses.fields(ImportSpec)))
     lines += ["", "### `models.NAME.network`", "", "One of these families; the other keys depend on it."]
     for name, family in FAMILIES.items():
         lines += ["", f"#### `family: {name}`", "", first_line(family), "", *table(network_keys(family))]
@@ -145,6 +149,13 @@ def schema() -> dict[str, Any]:
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": ENTRY["seeds"]}
     preset = {"type": "string", "description": ENTRY["preset"]}
     model["properties"] = {"preset": preset, "network": network, "seeds": seeds, **model["properties"]}
+    imported = section_schema(list(dataclasses.fields(ImportSpec)), first_line(ImportSpec))
+    weights = {"type": "string", "description": ENTRY["weights"]}
+    imported |= {
+        "type": "object",
+        "required": ["weights"],
+        "properties": {"weights": weights, **imported["properties"]},
+    }
     sections["train"]["properties"] |= {"network": network, "seeds": seeds}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -162,7 +173,7 @@ def schema() -> dict[str, Any]:
                 "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
             },
             **sections,
-            "models": {"type": "object", "minProperties": 1, "additionalProperties": model},
+            "models": {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [model, imported]}},
         },
     }
 

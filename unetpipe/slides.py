@@ -79,6 +79,12 @@ class Plane:
         """Side of a chunk in px."""
         return int(self.array.chunks[-1])
 
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """Height and width of a chunk in px."""
+        height, width = self.array.chunks[-2:]
+        return int(height), int(width)
+
     def iter_shards(self) -> Iterator[tuple[str, Box]]:
         """Name (``level/y/x``) and box of every shard, in raster order."""
         return shard_boxes(self.folder.name, self.shape, self.shard_side)
@@ -152,10 +158,16 @@ class Plane:
         assert block.dtype == self.dtype
         path = self.shard_path((start[0] // side, start[1] // side))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.writelines(encoded_shard(self.chunks_of(block)))
-            file.flush()
-            os.fsync(file.fileno())
+        parts = encoded_shard(self.chunks_of(block))
+        try:
+            with path.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            # Writing does not say where.
+            error.filename = error.filename or str(path)
+            raise
         return digest_of(block)
 
     def shard_path(self, at: tuple[int, int]) -> Path:

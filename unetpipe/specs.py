@@ -1,4 +1,6 @@
-"""One frozen value per stage, networks in `netspecs.py`: everything that a result depends on, checked at birth.
+"""One frozen value per stage: everything that a result depends on, checked at birth.
+
+Those of networks are in `netspecs.py`, that of `segment` is in `segmentspecs.py`.
 
 Each field carries its meaning, its unit and its bounds; the configuration's documentation and schema are
 generated from them. A spec travels to its stage as one line of canonical JSON.
@@ -11,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unetpipe.errors import ConfigError
-from unetpipe.fields import Checked, check_bounds, key
+from unetpipe.fields import Checked, key
 from unetpipe.netspecs import NetworkSpec, UnetSpec
+from unetpipe.segmentspecs import SegmentSpec
 
 __all__ = [
     "AnnotateSpec",
@@ -330,40 +333,6 @@ class PredictSpec(Checked):
         "outside the tissue mask, which ingest.tissue makes, everything is background with probability 1; cores "
         "without tissue are not computed",
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentSpec(Checked):
-    """From probabilities to classes, and to instances: the connected parts of one class, measured and outlined."""
-
-    foreground: int = key(1, "class whose connected parts are the instances", at_least=1, at_most=253)
-    thresholds: dict[str, float] | None = key(
-        None,
-        "probability from which on a pixel is of a class, as `{cell: 0.4}`, for any classes but the first; the most "
-        "probable of those that reach theirs, or else of the classes without one",
-    )
-    connectivity: Literal[4, 8] = key(4, "neighbours of a pixel: over its sides, or over its corners too")
-    fill_holes: bool = key(False, "what an instance encloses belongs to it; `classes` stay as they are")
-    min_area_px: int = key(20, "smaller instances are dropped", unit="px", at_least=0)
-    min_area_um2: float | None = key(
-        None, "the same in um2, in place of `min_area_px`; needs a pixel size", unit="um2", at_least=0
-    )
-    classes: tuple[str, ...] = key((), "names of the classes; filled in")
-
-    def __post_init__(self) -> None:
-        Checked.__post_init__(self)
-        for name, threshold in (self.thresholds or {}).items():
-            if name not in self.classes[1:]:
-                known = ", ".join(self.classes[1:])
-                raise ConfigError(
-                    f"thresholds: expected one of classes but the first ({known:.100}), came {name!r:.60}"
-                )
-            check_bounds(f"thresholds.{name}", threshold, {"above": 0, "at_most": 1})
-
-    @property
-    def class_name(self) -> str:
-        """Name of the instances' class; its number where no names are given."""
-        return self.classes[self.foreground] if self.foreground < len(self.classes) else str(self.foreground)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,7 +195,14 @@ def test_a_training_is_never_overwritten(chain: Chain, tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     saved(tmp_path, BILINEAR)
-    words = ["import", "public.pth", "--output", "models/m.json", "--pixel-size-um", "0.5", "--no-align-corners"]
+    words = [
+        "import",
+        "public.pth",
+        "--output",
+        "models/m.json",
+        "--spec",
+        '{"pixel_size_um": 0.5, "align_corners": false}',
+    ]
     found = subprocess.run(
         [sys.executable, "-m", "unetpipe", *words], capture_output=True, text=True, check=False, cwd=tmp_path
     )

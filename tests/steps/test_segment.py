@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 from skimage.measure import regionprops
 
 from unetpipe.errors import ConfigError, StoreError
-from unetpipe.manifests import Manifest, open_ledger, read_manifest
+from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
 from unetpipe.pyramids import nearest
 from unetpipe.signals import asked
 from unetpipe.slides import create_plane, open_plane
@@ -20,6 +21,7 @@ from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec
 from unetpipe.steps.segment import segment
 
 FACTOR = 1.5
+KINDS = ("csv", "parquet", "geojson.gz")
 
 
 def stored(path: Path, stage: str, spec: Any, pixels: np.ndarray, side: int, facts: Any, inputs: Any = ()) -> Manifest:
@@ -33,14 +35,14 @@ def stored(path: Path, stage: str, spec: Any, pixels: np.ndarray, side: int, fac
 
 
 def sources(folder: Path, foreground: np.ndarray, side: int, *, size_um: float | None = 0.5) -> tuple[Path, Path]:
-    """Probabilities of two classes on disk, in shards of a side, and their image of two channels."""
-    (height, width), frame = foreground.shape, {"pixel_size_um": size_um, "factor": FACTOR}
+    """Probabilities of two classes (or all) on disk, in shards of a side, and their image of two channels."""
+    (height, width), frame = foreground.shape[-2:], {"pixel_size_um": size_um, "factor": FACTOR}
     image = np.random.default_rng(8).integers(0, 60000, (2, height, width), np.uint16)
     source_shape = [int(height * FACTOR), int(width * FACTOR)]
     facts = {"channels": 2, "channel_names": ["DAPI", "FITC"], "dtype": "uint16", "percentiles": [[0.0, 1.0]] * 2}
     facts |= frame | {"source_shape": source_shape}
     pixels = stored(folder / "images" / "s.json", "ingest", IngestSpec(), image, 256, facts)
-    both = np.stack([65535 - foreground, foreground]).astype(np.uint16)
+    both = (foreground if foreground.ndim == 3 else np.stack([65535 - foreground, foreground])).astype(np.uint16)
     path, facts = folder / "probabilities" / "m" / "s.json", frame | {"scale": 65535}
     return stored(path, "predict", PredictSpec(core_px=side), both, side, facts, [pixels]).path, pixels.path
 
@@ -102,10 +104,8 @@ def test_all_results_are_those_of_the_whole_whatever_the_cores(
         assert np.array_equal(level(manifest, "classes"), mask)
         assert manifest.facts["n_instances"] == expected.max()
         assert manifest.facts["class_counts"] == [int((~mask).sum()), int(mask.sum())]
-        files.add(tuple((manifest.store / f"objects.{kind}").read_bytes() for kind in ("csv", "geojson.gz")))
-        assert {p.name for p in manifest.store.iterdir()} == {
-            "classes", "instances", "objects.csv", "objects.geojson.gz"
-        }  # fmt: skip
+        files.add(tuple((manifest.store / f"objects.{kind}").read_bytes() for kind in KINDS))
+        assert {p.name for p in manifest.store.iterdir()} == {"classes", "instances", *(f"objects.{k}" for k in KINDS)}
     assert len(files) == 1
 
 
@@ -131,6 +131,10 @@ def test_the_table_holds_what_scikit_image_measures(tmp_path: Path, blobs: np.nd
     }
     for name, values in expected.items():
         assert numbers[name] == pytest.approx(np.array(values), rel=1e-8), name
+    whole = pd.read_parquet(manifest.store / "objects.parquet")
+    assert list(whole) == list(table(manifest)) and set(whole.pop("class")) == {"cell"}
+    for name in whole:
+        assert numbers[name] == pytest.approx(whole[name].to_numpy(), rel=1e-8), name
 
 
 def test_outlines_lie_in_the_source_and_carry_the_table(tmp_path: Path, blobs: np.ndarray) -> None:
@@ -173,15 +177,23 @@ def test_another_image_is_refused(tmp_path: Path, blobs: np.ndarray) -> None:
         segment(probabilities, image, output=tmp_path / "segmentations/m/s.json", spec=SegmentSpec(), code="s@1")
 
 
-def test_stopped_at_every_unit_it_gives_the_same_bytes(tmp_path: Path, blobs: np.ndarray) -> None:
-    spec: dict[str, Any] = {"connectivity": 8, "fill_holes": True}
+@pytest.mark.parametrize("spec", [{"connectivity": 8, "fill_holes": True}, {"split": "distance"}])
+def test_stopped_at_every_unit_it_gives_the_same_bytes(
+    tmp_path: Path, blobs: np.ndarray, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = segmented(tmp_path / "one", blobs, 64, **spec)
     paths, output = sources(tmp_path / "other", blobs, 64), tmp_path / "other" / "segmentations" / "m" / "s.json"
     keys = {"classes": ("background", "cell"), "min_area_px": 0} | spec
-    stops, planes = 0, len(units(whole.path)) - 2
-    while not output.exists() and stops < 99:
+    stops, planes, append = 0, len(units(whole.path)) - len(KINDS), Ledger.append
+
+    def append_and_ask(ledger: Ledger, unit: str, *digest: str, **facts: Any) -> None:
         # Measuring begins anew each time, so that it is let through at the end.
-        (asked.clear if len(units(output)) == planes else asked.set)()
+        if not unit.startswith("objects."):
+            asked.set()
+        append(ledger, unit, *digest, **facts)
+
+    monkeypatch.setattr(Ledger, "append", append_and_ask)
+    while not output.exists() and stops < 99:
         try:
             segment(*paths, output=output, spec=SegmentSpec(**keys), code="s@1")
         except KeyboardInterrupt:
@@ -205,3 +217,85 @@ def test_pyramids_never_mix_labels(tmp_path: Path) -> None:
     manifest = segmented(tmp_path, foreground, 64)
     for name in ("classes", "instances"):
         assert np.array_equal(level(manifest, name, 1), nearest(level(manifest, name)))
+
+
+NAMES = ("background", "cell", "debris", "nucleus")
+
+
+@pytest.fixture(scope="module")
+def mixture() -> np.ndarray:
+    """Probabilities of four classes, whose parts touch, lie in each other and in holes."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(4).normal(size=(4, 120, 170)), (0, 2, 2))
+    noise[3] += ndimage.gaussian_filter(noise[1], 2) - 0.05
+    powers = np.exp(noise / noise.std())
+    return (powers / powers.sum(axis=0) * 65535).round()
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("wanted", [None, ("nucleus", "cell")])
+def test_instances_of_several_classes(
+    tmp_path: Path, mixture: np.ndarray, fill: bool, wanted: tuple[str, ...] | None
+) -> None:
+    classes, kinds = mixture.argmax(axis=0), [1, 3] if wanted else [1, 2, 3]
+    full = np.where(np.isin(classes, kinds), classes, 0)
+    for kind in kinds if fill else ():
+        holes, _ = ndimage.label(full != kind, np.ones((3, 3)))
+        border = set(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]).tolist())
+        others = set(holes[np.isin(classes, kinds) & (classes != kind)].tolist())
+        full[~np.isin(holes, [0, *border, *others])] = kind
+    labels = sum((ndimage.label(full == kind)[0] + 10000 * kind) * (full == kind) for kind in kinds)
+    order = dict.fromkeys(labels[labels > 0].tolist())
+    smallest = [name for name in order if (labels == name).sum() >= 4]
+    expected = np.zeros(labels.shape, int)
+    for number, name in enumerate(smallest, start=1):
+        expected[labels == name] = number
+    files = set()
+    for side in (32, 256):
+        keys: dict[str, Any] = {"classes": NAMES, "fill_holes": fill, "min_area_px": 4, "instances": wanted}
+        manifest = segmented(tmp_path / str(side), mixture, side, **keys)
+        assert np.array_equal(level(manifest, "instances"), expected)
+        found = table(manifest)
+        assert found["class"] == [NAMES[name // 10000] for name in smallest]
+        assert manifest.facts["instances"] == {NAMES[k]: found["class"].count(NAMES[k]) for k in kinds}
+        features = json.loads(gzip.decompress((manifest.store / "objects.geojson.gz").read_bytes()))["features"]
+        assert [f["properties"]["classification"]["name"] for f in features] == found["class"]
+        assert len({tuple(f["properties"]["classification"]["color"]) for f in features}) == len(kinds)
+        own = [mixture[name // 10000][expected == k + 1].mean() / 65535 for k, name in enumerate(smallest)]
+        assert np.array(found["mean_probability"], float) == pytest.approx(own, rel=1e-8)
+        files.add(tuple((manifest.store / f"objects.{kind}").read_bytes() for kind in KINDS))
+    assert len(files) == 1
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("split", ["distance", "probability"])
+def test_split_instances_are_parts_of_whole_ones_whatever_the_cores(
+    tmp_path: Path, mixture: np.ndarray, split: str, connectivity: int
+) -> None:
+    keys: dict[str, Any] = {"classes": NAMES, "connectivity": connectivity, "split_depth_px": 0.5}
+    whole = level(segmented(tmp_path / "whole", mixture, 256, **keys), "instances")
+    files = set()
+    for side in (32, 80, 256):
+        manifest = segmented(tmp_path / str(side), mixture, side, split=split, **keys)
+        parts = level(manifest, "instances")
+        assert np.array_equal(parts > 0, whole > 0)
+        assert len(np.unique(np.stack([whole[parts > 0], parts[parts > 0]]), axis=1).T) == parts.max() > whole.max()
+        assert list(dict.fromkeys(parts[parts > 0].tolist())) == list(range(1, parts.max() + 1)), "raster order"
+        structure = np.ones((3, 3)) if connectivity == 8 else None
+        assert all(ndimage.label(parts == k, structure)[1] == 1 for k in range(1, parts.max() + 1))
+        assert table(manifest)["area_px"] == [str(n) for n in np.bincount(parts.ravel())[1:]]
+        files.add(tuple((manifest.store / f"objects.{kind}").read_bytes() for kind in KINDS))
+        assert {p.name for p in manifest.store.iterdir()} == {"classes", "instances", *(f"objects.{k}" for k in KINDS)}
+    assert len(files) == 1
+
+
+def test_touching_discs_come_apart(tmp_path: Path) -> None:
+    y, x = np.mgrid[:90, :140]
+    foreground = 65535.0 * (((y - 40) ** 2 + (x - 40) ** 2 < 900) | ((y - 50) ** 2 + (x - 92) ** 2 < 900))
+    for split, count in (("none", 1), ("distance", 2), ("probability", 1)):
+        manifest = segmented(tmp_path / split, foreground, 64, split=split)
+        assert manifest.facts["n_instances"] == count
+    # A valley between two peaks of probability, where the outline shows none.
+    foreground = 65535 * np.where(abs(y - 45) < 20, 0.95 - 0.3 * np.exp(-((x - 70) ** 2) / 50), 0)
+    for split, count in (("distance", 1), ("probability", 2)):
+        manifest = segmented(tmp_path / f"valley-{split}", foreground, 64, split=split)
+        assert manifest.facts["n_instances"] == count

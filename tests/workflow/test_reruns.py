@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import tifffile
+import torch
 import yaml
+
+from unetpipe.netspecs import PaddedUnetSpec
+from unetpipe.networks.padded_unet import build
 
 DOCTORED = {"doctor/training", "doctor/all"}
 EVALUATED = {"metrics/m/t", "report"}
@@ -92,6 +96,15 @@ def test_one_more_training_sample(tree: Any) -> None:
 def test_one_more_model(tree: Any) -> None:
     tree.configure(models={"m2": {"network": {"depth": 1, "base_width": 3}}})
     assert tree.pending() == {"/".join("m2" if part == "m" else part for part in name.split("/")) for name in TRAINED}
+
+
+def test_one_more_model_of_another_place(tree: Any) -> None:
+    network = build(PaddedUnetSpec(features=(4, 8)), seed=1)
+    torch.save(network.state_dict(), tree.folder / "public.pth")
+    tree.configure(models={"p": {"weights": "public.pth"}})
+    assert tree.pending() == {"/".join("p" if part == "m" else part for part in name.split("/")) for name in TRAINED}
+    tree.run("results/models/p.json")
+    assert tree.ran()[0] == {"import/p"}
 
 
 def test_words_about_the_code_do_not_matter(tree: Any) -> None:

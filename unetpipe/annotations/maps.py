@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from unetpipe.annotations.shapes import refused
 from unetpipe.errors import AnnotationError
 from unetpipe.geometry import Box
-from unetpipe.instances import CoreComponents, core_components, label_core, relabelled, resolve
+from unetpipe.instances import CoreComponents, core_components, relabelled, resolve
+from unetpipe.labelling import label_core
 from unetpipe.labels import IGNORE
 from unetpipe.sources.images import Source
 from unetpipe.specs import AnnotateSpec

@@ -8,7 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from unetpipe.errors import AnnotationError, ConfigError
-from unetpipe.instances import label_core
+from unetpipe.labelling import label_core
 from unetpipe.metrics.scores import Score
 from unetpipe.metrics.tables import Contingency, contingency
 

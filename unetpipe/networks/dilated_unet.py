@@ -66,16 +66,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Two convolutions and an up-convolution."""
+    """Two convolutions and an up-convolution, which `DilatedUnet` calls one by one."""
 
     def __init__(self, channels: int, features: int, width: int, spec: DilatedUnetSpec) -> None:
         super().__init__()
         self.up = nn.Sequential(*double_conv(channels, features, dilation=1, spec=spec), *raising(features, width))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, C, n, n) -> (N, K, m, m)."""
-        raised: Tensor = self.up(features)
-        return raised
 
 
 class DilatedUnet(nn.Module):
@@ -130,8 +125,13 @@ class DilatedUnet(nn.Module):
             maps.append(self.get_submodule(f"enc{level}")(maps[-1]))
         features: Tensor = self.center(maps[-1])
         for level in range(self.spec.depth, 0, -1):
-            features, skip = self.joined(features, maps[level], maps[level - 1])
-            features = self.get_submodule(f"dec{level}")(torch.cat([features, skip], dim=1))
+            features, skip = self.joined(features, maps.pop(), maps[-1])
+            features = torch.cat([features, skip], dim=1)
+            del skip
+            decoder = self.get_submodule(f"dec{level}")
+            # One by one: called as a whole, they would hold their input until the end, half of the peak memory.
+            for layer in decoder.up if isinstance(decoder, Decoder) else self.dec1:
+                features = layer(features)
         logits: Tensor = self.final(features)
         return stretched(logits, image) if self.spec.form == "printed" else logits
 

@@ -57,11 +57,11 @@ class Raise(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, n, n) -> (N, K, 2 n, 2 n)."""
-        raised = self.up(features)
-        if self.up_pad == "printed":
-            return F.relu(self.conv(F.pad(raised, (0, 1, 0, 1))))
-        # The mean of the four placements of the kernel that cover a pixel.
-        return F.relu(F.avg_pool2d(self.conv(F.pad(raised, (1, 1, 1, 1))), 2, stride=1))
+        raised: Tensor = self.up(features)
+        raised = F.pad(raised, (0, 1, 0, 1) if self.up_pad == "printed" else (1, 1, 1, 1))
+        raised = self.conv(raised)
+        # Padded on all sides: the mean of the four placements of the kernel that cover a pixel.
+        return F.relu(raised if self.up_pad == "printed" else F.avg_pool2d(raised, 2, stride=1))
 
 
 class KerasUnet(nn.Module):
@@ -118,6 +118,10 @@ class KerasUnet(nn.Module):
             skips.append(features)
         skips.pop()
         for up, convolutions in zip(self.up, self.decoder, strict=True):
-            features = convolutions(torch.cat([skips.pop(), up(features)], dim=1))
+            features = up(features)
+            features = torch.cat([skips.pop(), features], dim=1)
+            # One by one: called as a whole, they would hold their input until the end, half of the peak memory.
+            for layer in convolutions:
+                features = layer(features)
         logits: Tensor = self.last(self.head(features))
         return logits

@@ -75,7 +75,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Up-sampling, fit to the skip, and two convolutions: (N, C, n, n), (N, S, m, m) -> (N, K, m, m)."""
+    """Up-sampling, fit to the skip, and two convolutions."""
 
     def __init__(self, channels: int, skip: int, width: int, spec: PaddedUnetSpec) -> None:
         super().__init__()
@@ -88,11 +88,18 @@ class Up(nn.Module):
             self.up = nn.ConvTranspose2d(channels, skip, 2, stride=2)
             self.conv = DoubleConv(2 * skip, width)
 
-    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
-        """The skip stands in front of what was raised."""
-        raised = fitted(self.up(features), skip, self.fit)
-        convolved: Tensor = self.conv(torch.cat([skip, raised], dim=1))
-        return convolved
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Skip (N, S, m, m) and map below (N, C, n, n), taken from the end of a list -> (N, K, m, m).
+
+        The skip stands in front of what was raised.
+        """
+        features: Tensor = self.up(maps.pop())
+        features = fitted(features, maps[-1], self.fit)
+        features = torch.cat([maps.pop(), features], dim=1)
+        # One by one: called as a whole, they would hold their input until the end, half of the peak memory.
+        for layer in self.conv.double_conv:
+            features = layer(features)
+        return features
 
 
 def fitted(raised: Tensor, skip: Tensor, fit: str) -> Tensor:
@@ -169,10 +176,9 @@ class PaddedUnet(nn.Module):
         maps: list[Tensor] = [self.inc(image)]
         for number in numbers:
             maps.append(self.get_submodule(f"down{number}")(maps[-1]))
-        features = maps.pop()
         for number in numbers:
-            features = self.get_submodule(f"up{number}")(features, maps.pop())
-        logits: Tensor = self.outc(features)
+            maps.append(self.get_submodule(f"up{number}")(maps))
+        logits: Tensor = self.outc(maps.pop())
         return logits
 
 

@@ -120,8 +120,11 @@ class Unet(nn.Module):
             skips.append(features)
         skips.pop()
         for up, convolutions in zip(self.up, self.decoder, strict=True):
-            raised = self.raised(up(features))
-            features = convolutions(torch.cat([raised, centre_crop(skips.pop(), raised)], dim=1))
+            features = self.raised(up(features))
+            features = torch.cat([features, centre_crop(skips.pop(), features)], dim=1)
+            # One by one: called as a whole, they would hold their input until the end, half of the peak memory.
+            for layer in convolutions:
+                features = layer(features)
         logits: Tensor = self.head(features)
         return logits
 

@@ -1,7 +1,7 @@
 """segment: classes and instances of a whole slide, stitched over its cores, and its objects measured and outlined."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.errors import ConfigError, StoreError
-from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_table
-from unetpipe.geometry import Box
-from unetpipe.instances import Connectivity, Objects, core_components, label_core, relabelled, resolve
+from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
-from unetpipe.masks import decided, filled
+from unetpipe.masks import decided
 from unetpipe.measures import add_block, framed, in_um, intensity_scale, no_sums, properties, whole_numbers
 from unetpipe.multiscales import CLASS_COLOURS, write_multiscale
 from unetpipe.outlines import trace
@@ -22,18 +20,16 @@ from unetpipe.resampling import Resampling
 from unetpipe.signals import stop_if_asked
 from unetpipe.slides import Plane, coarser_block, create_plane, open_plane, shard_boxes
 from unetpipe.specs import SegmentSpec
+from unetpipe.stitching import Stitched, four_connected, instances_of, kinds_of
 from unetpipe.units import area_px
 
 __all__ = ["segment"]
 
-OPPOSITE: dict[Connectivity, Connectivity] = {4: 8, 8: 4}
 ROWS_AT_ONCE = 2**12
-
-MaskOf = Callable[[Box], NDArray[np.bool_]]
 
 
 def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec, code: str) -> None:
-    """Turn probabilities into a class for each pixel and into instances of one class, measured and outlined.
+    """Turn probabilities into a class for each pixel and into instances of classes, measured and outlined.
 
     Reads
     -----
@@ -45,8 +41,9 @@ def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec
     ------
     output : manifest
         Beside it a store with two OME-Zarr label images, ``classes`` (uint8) and ``instances`` (uint32, numbered in
-        raster order of their first pixels, whatever the cores), and of the instances the table ``objects.csv``
-        (columns as in `properties` and `in_um`) and the outlines ``objects.geojson.gz``, in px of the source.
+        raster order of their first pixels, whatever the cores). Of the instances, the table ``objects.csv`` and
+        ``objects.parquet`` (columns as in `properties` and `in_um`) and the outlines ``objects.geojson.gz``, in px of
+        the source.
     """
     source, pixels = read_manifest(probabilities, stage="predict"), read_manifest(image, stage="ingest")
     if source.inputs.get(pixels.name) != pixels.content:
@@ -63,16 +60,22 @@ def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec
             for name, dtype in (("classes", np.uint8), ("instances", np.uint32))
         )
         write_classes(classes, predicted, source.facts["scale"], ledger, spec)
-        objects = write_instances(instances, instance_masks(classes, spec), smallest, ledger, spec)
+        aside = ledger.store / "whole"
+        stitched, kinds = instances_of(
+            classes, predicted, spec=spec, scale=source.facts["scale"], min_area_px=smallest, folder=aside
+        )
+        write_instances(instances, stitched, ledger)
+        shutil.rmtree(aside, ignore_errors=True)
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         for name, plane, n_classes in (("classes", classes, predicted.channels), ("instances", instances, 0)):
             write_pyramid(name, plane, ledger, frame | {"classes": n_classes})
-        write_objects(instances, objects.count, source, pixels, ledger, spec)
+        write_objects(instances, kinds, source, pixels, ledger, spec)
         counts = sum(np.array(ledger.units[f"classes/{unit}"]["counts"]) for unit, _ in classes.iter_shards())
         facts = {
             "shape": list(classes.shape),
             "class_counts": np.asarray(counts).tolist(),
-            "n_instances": objects.count,
+            "n_instances": len(kinds),
+            "instances": {spec.class_name(k): int((kinds == k).sum()) for k in kinds_of(spec, predicted.channels)},
             **frame,
         }
         ledger.publish(facts)
@@ -101,40 +104,11 @@ def write_classes(classes: Plane, predicted: Plane, scale: int, ledger: Ledger, 
             ledger.append(f"classes/{unit}", classes.write_shard(box, block), counts=counts)
 
 
-def instance_masks(classes: Plane, spec: SegmentSpec) -> MaskOf:
-    """A function that gives the pixels of instances in a core."""
-    if not spec.fill_holes:
-        return lambda box: classes.read(box) == spec.foreground
-
-    def background(box: Box) -> tuple[NDArray[np.uint32], int]:
-        return label_core(classes.read(box) != spec.foreground, connectivity=OPPOSITE[spec.connectivity])
-
-    boxes = [box for _, box in classes.iter_shards()]
-    parts = [core_components(*background(box), core=box, image_width=classes.shape[1]) for box in boxes]
-    belongs = dict(zip(boxes, filled(parts, connectivity=OPPOSITE[spec.connectivity]), strict=True))
-    return lambda box: belongs[box].take(background(box)[0])
-
-
-def write_instances(plane: Plane, mask_of: MaskOf, smallest: int, ledger: Ledger, spec: SegmentSpec) -> Objects:
-    """Write the connected parts of the mask, core by core."""
-    cores, objects = connected(plane, mask_of, spec.connectivity, smallest)
-    for (unit, box), lookup in zip(cores, objects.lookups, strict=True):
+def write_instances(plane: Plane, stitched: Stitched, ledger: Ledger) -> None:
+    """Write the label of each pixel, core by core."""
+    for number, (unit, box) in enumerate(stitched.cores):
         if f"instances/{unit}" not in ledger:
-            labels, count = label_core(mask_of(box), connectivity=spec.connectivity)
-            ledger.append(f"instances/{unit}", plane.write_shard(box, relabelled(labels, count, lookup)))
-    return objects
-
-
-def connected(
-    plane: Plane, mask_of: MaskOf, connectivity: Connectivity, smallest: int
-) -> tuple[list[tuple[str, Box]], Objects]:
-    """The cores of a plane, and the connected parts of a mask over all of them."""
-    cores, width = list(plane.iter_shards()), plane.shape[1]
-    parts = [
-        core_components(*label_core(mask_of(box), connectivity=connectivity), core=box, image_width=width)
-        for _, box in cores
-    ]
-    return cores, resolve(parts, connectivity=connectivity, min_area_px=smallest)
+            ledger.append(f"instances/{unit}", plane.write_shard(box, stitched.block(number)))
 
 
 def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any]) -> None:
@@ -153,25 +127,26 @@ def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any])
 
 
 def write_objects(
-    instances: Plane, count: int, source: Manifest, image: Manifest, ledger: Ledger, spec: SegmentSpec
+    instances: Plane, kinds: NDArray[np.uint8], source: Manifest, image: Manifest, ledger: Ledger, spec: SegmentSpec
 ) -> None:
-    """Write the table and the outlines of all instances."""
+    """Write the table and the outlines of all instances, whose classes are given."""
     windows = image.facts["percentiles"]
     scale = 1.0 if np.dtype(image.facts["dtype"]).kind == "u" else intensity_scale(windows)
-    sums = no_sums(count, image.facts["channels"])
+    sums = no_sums(len(kinds), image.facts["channels"])
     frame = Resampling(shape=tuple(image.facts["source_shape"]), factor=image.facts["factor"])
     with OutlineFile(ledger.store / "outlines.partial") as outlines:
-        add_objects(sums, outlines, instances, source, image, ledger.store, spec, scale)
+        add_objects(sums, outlines, instances, kinds, source, image, ledger.store, spec, scale)
 
-        def tables() -> Iterator[dict[str, list[str]]]:
-            return iter_texts(object_tables(sums, source.facts["scale"], scale, image, spec))
+        def tables() -> Iterator[dict[str, NDArray[Any]]]:
+            return object_tables(sums, kinds, source.facts["scale"], scale, image, spec)
 
-        colour = CLASS_COLOURS[(spec.foreground - 1) % len(CLASS_COLOURS)]
-        keys: dict[str, Any] = {"class_name": spec.class_name, "colour": colour}
+        colours = {spec.class_name(k): CLASS_COLOURS[(k - 1) % len(CLASS_COLOURS)] for k in np.unique(kinds).tolist()}
+        geometries = iter_geometries(outlines, frame)
         digests = {
-            "objects.csv": write_table(ledger.store / "objects.csv", tables()),
+            "objects.csv": write_table(ledger.store / "objects.csv", iter_texts(tables())),
+            "objects.parquet": write_parquet(ledger.store / "objects.parquet", tables()),
             "objects.geojson": write_geojson(
-                ledger.store / "objects.geojson.gz", iter_geometries(outlines, frame), tables(), **keys
+                ledger.store / "objects.geojson.gz", geometries, iter_texts(tables()), colours=colours
             ),
         }
     for name, digest in digests.items():
@@ -182,6 +157,7 @@ def add_objects(
     sums: NDArray[np.int64],
     outlines: OutlineFile,
     instances: Plane,
+    kinds: NDArray[np.uint8],
     source: Manifest,
     image: Manifest,
     store: Path,
@@ -190,14 +166,15 @@ def add_objects(
 ) -> None:
     """Measure and trace all instances, block by block."""
     predicted, pixels = open_plane(source.store / "0"), open_plane(image.store / "0")
-    shape = instances.shape
-    parts = instances if spec.connectivity == 4 else part_plane(instances, store / "parts")
+    shape, kind_of = instances.shape, np.concatenate([[np.uint8(0)], kinds])
+    parts = instances if spec.connectivity == 4 else four_connected(instances, store / "parts")
     for _, box in shard_boxes("", shape):
         stop_if_asked()
         around = box.grown(1).clipped(shape)
         labels = framed(instances.read(around), box, shape)
         if labels.any():
-            probability = predicted.read(box)[spec.foreground]
+            own_kinds = kind_of[labels[1:-1, 1:-1]]
+            probability = np.take_along_axis(predicted.read(box), own_kinds[None], axis=0)[0]
             add_block(sums, labels, probability, whole_numbers(pixels.read(box), scale), box=box)
             own = labels if parts is instances else framed(parts.read(around), box, shape)
             outlines.add(*trace(labels, own, box=box, image_width=shape[1]))
@@ -205,31 +182,19 @@ def add_objects(
         shutil.rmtree(parts.folder)
 
 
-def part_plane(instances: Plane, folder: Path) -> Plane:
-    """The 4-connected parts of 8-connected instances, as an array that is removed when it has been read."""
-
-    def mask_of(box: Box) -> NDArray[np.bool_]:
-        return instances.read(box) > 0
-
-    plane = create_plane(folder, shape=instances.shape, dtype=np.uint32)
-    cores, parts = connected(plane, mask_of, 4, 0)
-    for (_, box), lookup in zip(cores, parts.lookups, strict=True):
-        plane.write_shard(box, relabelled(*label_core(mask_of(box), connectivity=4), lookup))
-    return plane
-
-
 def object_tables(
-    sums: NDArray[np.int64], full: int, scale: float, image: Manifest, spec: SegmentSpec
+    sums: NDArray[np.int64], kinds: NDArray[np.uint8], full: int, scale: float, image: Manifest, spec: SegmentSpec
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """The rows of all objects, some at once; at least one table, which tells the columns."""
     size_um = image.facts["pixel_size_um"]
+    names = np.array([spec.class_name(k) for k in range(int(kinds.max(initial=0)) + 1)])
     channels = channel_names(image.facts["channel_names"], image.facts["channels"])
     for start in range(0, max(len(sums), 1), ROWS_AT_ONCE):
         some = sums[start : start + ROWS_AT_ONCE]
         found = properties(some, full=full, scale=scale, channels=channels)
         numbers = np.arange(start + 1, start + len(some) + 1)
         lengths = in_um(found, size_um) if size_um else {}
-        yield {"id": numbers, "class": np.full(len(some), spec.class_name), **found, **lengths}
+        yield {"id": numbers, "class": names[kinds[start : start + len(some)]], **found, **lengths}
 
 
 def channel_names(names: Sequence[str], count: int) -> list[str]:

@@ -14,6 +14,8 @@ if CONFIG.simulated:
         priority: 1
         conda:
             "../../environment.yml"
+        resources:
+            **requests(CONFIG, "simulate"),
         params:
             spec=lambda wildcards: CONFIG.spec("simulate", wildcards.sample),
             code=fingerprint("unetpipe.steps.simulate"),
@@ -35,6 +37,7 @@ rule ingest:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "ingest"),
         tmpdir=TMPDIR,
     params:
         spec=lambda wildcards: CONFIG.spec("ingest", wildcards.sample),
@@ -58,6 +61,7 @@ rule annotate:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "annotate"),
         tmpdir=TMPDIR,
     params:
         spec=lambda wildcards: CONFIG.spec("annotate", wildcards.sample),
@@ -84,9 +88,14 @@ rule doctor:
     priority: 1
     conda:
         "../../environment.yml"
+    resources:
+        **requests(CONFIG, "doctor"),
     params:
         spec=lambda wildcards: CONFIG.spec("doctor", wildcards.group),
         code=fingerprint("unetpipe.steps.doctor"),
+        # Functions of the input are not compared with those of the last run.
+        manifests=lambda wildcards, input: kept_text([*input.images, *input.labels]),
+        spec_file=lambda wildcards, input: kept_text(CONFIG.spec("doctor", wildcards.group)),
     shell:
-        "exec python -m unetpipe doctor {input.images:q} {input.labels:q} --output {output:q}"
-        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+        "exec python -m unetpipe doctor @{params.manifests:q} --output {output:q}"
+        " --spec @{params.spec_file:q} --code {params.code:q} --log {log:q}"

@@ -15,6 +15,7 @@ rule predict:
         "../../environment.yml"
     threads: 4
     resources:
+        **requests(CONFIG, "predict"),
         tmpdir=TMPDIR,
         gpu=1,
     params:
@@ -38,6 +39,7 @@ rule segment:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "segment"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("segment"),

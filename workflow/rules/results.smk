@@ -15,6 +15,7 @@ rule evaluate:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "evaluate"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("evaluate"),
@@ -42,9 +43,12 @@ rule report:
         "results/benchmarks/report.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        **requests(CONFIG, "report"),
     params:
         spec=CONFIG.spec("report"),
         code=fingerprint("unetpipe.steps.report"),
+        manifests=lambda wildcards, input: kept_text(input),
     shell:
-        "exec python -m unetpipe report {input:q} --output {output:q}"
+        "exec python -m unetpipe report @{params.manifests:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

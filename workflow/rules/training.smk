@@ -13,6 +13,7 @@ rule weigh:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "weigh"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("weigh"),
@@ -36,6 +37,7 @@ rule augment:
     conda:
         "../../environment.yml"
     resources:
+        **requests(CONFIG, "augment"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("augment"),
@@ -57,15 +59,42 @@ rule train:
         "results/logs/train/{model}.log",
     benchmark:
         "results/benchmarks/train/{model}.tsv"
+    wildcard_constraints:
+        model=CONFIG.trained_names,
     conda:
         "../../environment.yml"
     threads: 8
     resources:
+        **requests(CONFIG, "train"),
         gpu=1,
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
         code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.training_modules(wildcards.model)),
+        manifests=lambda wildcards, input: kept_text([*input.patches, *input.validation]),
     shell:
-        "exec python -m unetpipe train {input.patches:q} {input.validation:q} --output {output:q}"
+        "exec python -m unetpipe train @{params.manifests:q} --output {output:q}"
         " --threads {threads} --gpus {resources.gpu}"
+        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+rule import_:
+    input:
+        lambda wildcards: CONFIG.models[wildcards.model].weights,
+    output:
+        "results/models/{model}.json",
+    log:
+        "results/logs/import/{model}.log",
+    benchmark:
+        "results/benchmarks/import/{model}.tsv"
+    wildcard_constraints:
+        model=CONFIG.imported_names,
+    conda:
+        "../../environment.yml"
+    resources:
+        **requests(CONFIG, "import"),
+    params:
+        spec=lambda wildcards: CONFIG.spec("import", wildcards.model),
+        code=fingerprint("unetpipe.steps.import_"),
+    shell:
+        "exec python -m unetpipe import {input:q} --output {output:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"

@@ -1,4 +1,4 @@
-"""A tiny project of its own for the workflow's tests: five images of 72 x 80 px and a narrow network."""
+"""A tiny project in a folder of its own: five images of 72 x 80 px and a narrow network."""
 
 import os
 import re
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tifffile
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 RUN = ("--cores", "2", "--resources", "gpu=1")
 SPLITS = {"a": "train", "b": "train", "v": "val", "t": "test", "s": "predict"}
 CONFIG: dict[str, Any] = {
@@ -35,7 +34,7 @@ CONFIG: dict[str, Any] = {
     "segment": {"min_area_px": 5},
     "models": {"m": {"network": {"depth": 1, "base_width": 4, "dropout": 0.0}}},
 }
-RESULT = re.compile(r"^    output: results/(\S+)\.json$", re.MULTILINE)
+RESULT = re.compile(r"^ +output: results/(\S+)\.json$", re.MULTILINE)
 DONE = "already done with exactly these inputs"
 
 
@@ -131,14 +130,6 @@ class Project:
         return Project(folder)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test, one has all that needs the finished project; the longest tests come first."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
-    for item in items:
-        if "finished" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("finished"))
-
-
 def draw_sample(number: int) -> tuple[np.ndarray, np.ndarray]:
     """Image (72, 80) of discs, two of which touch, with their labels."""
     rng = np.random.default_rng(number)
@@ -151,10 +142,8 @@ def draw_sample(number: int) -> tuple[np.ndarray, np.ndarray]:
     return image.clip(0, 255).astype(np.uint8), labels
 
 
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project that has not run yet; not to be changed, use a copy."""
-    folder = tmp_path_factory.mktemp("blank") / "project"
+def new_project(folder: Path) -> Project:
+    """A project that has not run yet."""
     for name in ("config", "images", "labels"):
         (folder / name).mkdir(parents=True)
     # A link, so that numba's compiled code is found beside the sources and kept for the next time.
@@ -170,17 +159,3 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (folder / "config" / "samples.tsv").write_text("\n".join(rows) + "\n")
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     return Project(folder)
-
-
-@pytest.fixture(scope="session")
-def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The same project behind its first run; not to be changed, use `tree`."""
-    project = blank.copy(tmp_path_factory.mktemp("finished") / "project")
-    project.run()
-    return project
-
-
-@pytest.fixture
-def tree(finished: Project, tmp_path: Path) -> Project:
-    """A copy of the finished project, to be changed and run again."""
-    return finished.copy(tmp_path / "project")

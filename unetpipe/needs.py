@@ -1,0 +1,219 @@
+"""What each stage asks a cluster for: memory, time and disk, predicted from the settings and the size of its files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from unetpipe.config import Config
+from unetpipe.netspecs import NetworkSpec
+from unetpipe.specs import TrainSpec
+
+__all__ = ["Needs", "needs", "requests", "unpacked_mb"]
+
+# Longer jobs wait for ever in most queues; what is cut off goes on in the next attempt.
+LONGEST_MIN = 1440
+# Pixels in MB per MB of file, by what the format usually holds.
+PACKING = {".jpg": 12, ".jpeg": 12, ".svs": 12, ".ndpi": 12, ".mrxs": 12, ".scn": 12, ".png": 4, ".tif": 2, ".tiff": 2}
+# Formats of which nothing less than the whole image can be read.
+WHOLE = {".jpg", ".jpeg", ".png", ".bmp"}
+# Python with the libraries of a stage; those that compute with torch need more.
+PLAIN_MB, TORCH_MB = 1000, 2000
+# Bytes of a training step per pixel and channel of the first level: all maps that the gradient needs.
+STEP_BYTES, TILE_BYTES = 130, 40
+# Bytes of 30 parameters, their gradients, momenta and averages: the network of 2015 has 30 w² 4^d of them.
+PARAMETER_BYTES = 720
+# Seconds on one slow core per pixel and squared channel of the first level, per patch and per predicted pixel.
+STEP_S, TILE_S = 2e-8, 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What one job needs.
+
+    Parameters
+    ----------
+    mem_mb : int
+        Memory in MB.
+    runtime : int
+        Time in minutes.
+    disk_mb : int
+        Disk for its result in MB.
+    """
+
+    mem_mb: int
+    runtime: int
+    disk_mb: int
+
+
+def requests(config: Config, stage: str) -> dict[str, Callable[[Any, int], int]]:
+    """The resources of a rule, as Snakemake evaluates them for each job and attempt.
+
+    Parameters
+    ----------
+    config : Config
+        The whole configuration.
+    stage : str
+        Verb of the stage, which is the name of its rule.
+
+    Returns
+    -------
+    dict of str to callable
+        ``mem_mb``, ``runtime`` and ``disk_mb``, each a function of wildcards and attempt. The second attempt asks for
+        twice the memory and time, the third for three times; no job asks for more than a day.
+    """
+
+    @cache
+    def found(sample: str, model: str) -> Needs:
+        return needs(config, stage, sample=sample, model=model)
+
+    def of_job(wildcards: Any) -> Needs:
+        return found(wildcards.get("sample", ""), wildcards.get("model", ""))
+
+    def mem_mb(wildcards: Any, attempt: int) -> int:
+        return attempt * of_job(wildcards).mem_mb
+
+    def runtime(wildcards: Any, attempt: int) -> int:
+        return min(LONGEST_MIN, attempt * of_job(wildcards).runtime)
+
+    def disk_mb(wildcards: Any, attempt: int) -> int:
+        return of_job(wildcards).disk_mb
+
+    return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+
+
+def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> Needs:
+    """What a stage needs for one sample, one model, or both.
+
+    Parameters
+    ----------
+    config : Config
+        The whole configuration.
+    stage : str
+        Verb of the stage.
+    sample, model : str
+        What the job is about, as far as the stage has them.
+
+    Returns
+    -------
+    Needs
+        For the first attempt.
+
+    Notes
+    -----
+    Slides are read and written in blocks, so that their size counts in time and disk only; `augment`, `evaluate` and
+    what is validated on take an image as a whole, and so do formats that cannot be read in parts. The size in pixels
+    is estimated from that of the file. Networks count by the channels w of their first level and the side s of what
+    they see: a training step of a network of depth d keeps about 130 w s² + 720 w² 4^d bytes, its maps and its
+    parameters, a tile takes 40 w s² bytes.
+    """
+    image = source_mb(config, sample) if sample else 0.0
+    minutes, mem, disk = 10.0 + image / 100, float(PLAIN_MB), image
+    sections = config.sections
+    if stage == "ingest":
+        mem += 4 * image if Path(config.samples[sample].image).suffix.lower() in WHOLE else 1000
+        disk *= 1.4
+    elif stage == "annotate":
+        # Outlines as Python objects take many times what they take as text.
+        mem += 1000 + 20 * file_mb(config.samples[sample].annotation)
+        disk *= 2
+    elif stage == "weigh":
+        mem += 1000
+    elif stage == "augment":
+        patches = sections["augment"].copies * sections["augment"].input_px ** 2 / 1e6
+        mem, minutes, disk = mem + 500 + 24 * image, minutes + patches / 10, 6 * patches
+    elif stage == "train":
+        return training_needs(config, model)
+    elif stage == "import":
+        mem = TORCH_MB
+    elif stage == "predict":
+        members = [config.models[one].network for one in config.members(model)]
+        window = max(network.geometry.input_side(sections["predict"].core_px) for network in members)
+        width, classes = max(width_of(network) for network in members), max(network.classes for network in members)
+        forms = {"none": 1, "rot4": 4, "d4": 8, "paper7": 7}[sections["predict"].symmetries]
+        mem = TORCH_MB + TILE_BYTES * width * window**2 / 1e6
+        minutes += 20 + sum(TILE_S * width_of(network) ** 2 for network in members) * forms * image * 1e6 / 60
+        disk *= 2 * classes
+    elif stage == "segment":
+        mem += 1000 + 32 * sections["predict"].core_px ** 2 / 1e6
+        disk *= 2
+    elif stage == "evaluate":
+        mem += 500 + (40 * image if sections["evaluate"].thin else 0)
+        minutes += image / 5
+        disk = 1
+    elif stage in ("doctor", "report"):
+        # At most 4 million pixels of each sample are looked at, one sample behind the other.
+        mem, minutes, disk = 3000, 20 + len(config.samples) / 10, 10 + len(config.samples) / 10
+    return Needs(mem_mb=round(mem), runtime=min(LONGEST_MIN, round(minutes)), disk_mb=max(1, round(disk)))
+
+
+def training_needs(config: Config, model: str) -> Needs:
+    """What a training needs."""
+    spec, side = config.models[model].spec, config.sections["augment"].input_px
+    assert isinstance(spec, TrainSpec), "imported networks are not trained"
+    width = width_of(spec.network)
+    validated = max((source_mb(config, name) for name in config.by_split["val"]), default=0.0)
+    mem = TORCH_MB + step_mb(spec, side) + 24 * validated
+    minutes = 60 + spec.steps * spec.accumulate * STEP_S * width**2 * side**2 / 60
+    return Needs(
+        mem_mb=round(mem),
+        runtime=min(LONGEST_MIN, round(minutes)),
+        disk_mb=round(1 + 2 * parameter_bytes(spec.network) / 1e6),
+    )
+
+
+def step_mb(spec: TrainSpec, side: int) -> float:
+    """Memory of a training step in MB, without torch: all maps, and parameters with gradients and momenta."""
+    width = width_of(spec.network)
+    return (STEP_BYTES * width * side**2 + parameter_bytes(spec.network)) / 1e6
+
+
+def parameter_bytes(network: NetworkSpec) -> int:
+    """Parameters, and what an optimiser keeps of each, in bytes."""
+    return PARAMETER_BYTES * width_of(network) ** 2 << 2 * network.depth
+
+
+def width_of(network: NetworkSpec) -> int:
+    """Channels of a network's first level."""
+    features: tuple[int, ...] = getattr(network, "features", ())
+    return features[0] if features else getattr(network, "base_width", 0)
+
+
+def source_mb(config: Config, sample: str) -> float:
+    """Pixels of a sample's image in MB, as far as the file's size tells."""
+    path = config.samples[sample].image
+    if config.is_simulated(path):
+        spec = config.sections["simulate"]
+        return float(spec.slide_side if config.samples[sample].split == "predict" else spec.image_side) ** 2 / 1e6
+    return unpacked_mb(Path(path))
+
+
+def unpacked_mb(path: Path) -> float:
+    """Pixels of an image file or folder in MB, estimated from its size.
+
+    Parameters
+    ----------
+    path : Path
+        Image file; of a folder (Zarr), every file counts.
+
+    Returns
+    -------
+    float
+        MB (1e6 bytes); 0 where there is no such file.
+
+    Examples
+    --------
+    >>> unpacked_mb(Path("absent.tif"))
+    0.0
+    """
+    return file_mb(str(path)) * PACKING.get(path.suffix.lower(), 3)
+
+
+@cache
+def file_mb(path: str) -> float:
+    """Size of a file, or of all files of a folder, in MB."""
+    place = Path(path)
+    if place.is_dir():
+        return float(sum(file.stat().st_size for file in place.rglob("*") if file.is_file())) / 1e6
+    return place.stat().st_size / 1e6 if place.is_file() else 0.0

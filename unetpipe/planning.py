@@ -1,0 +1,181 @@
+"""How a slide is cut into tiles: the largest cores that keep to a budget of memory, and what they cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unetpipe.errors import GeometryError
+from unetpipe.geometry import TileGrid
+from unetpipe.netspecs import NetworkSpec
+from unetpipe.passes import count_pass, flops_at_the_limit
+
+__all__ = ["CACHE_BYTES", "MOST_PX", "Plan", "plan_tiles", "shard_of"]
+
+SHARD_PX = 1024
+STEP_PX = 256
+MOST_PX = 4096
+"""Largest planned core in px: for the network of 2015, larger ones save less than 3 % of the arithmetic."""
+CACHE_BYTES = 256_000_000
+"""Most bytes of decoded chunks that wait for the next window."""
+
+# What the process is before it holds any pixel: the interpreter, torch and the other libraries.
+PROGRAM_BYTES = 420_000_000
+# A GPU's context and its libraries' work space.
+CONTEXT_BYTES = 1_000_000_000
+# What allocators and convolutions take beside the maps.
+SLACK = 1.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Tiles of one slide and what they cost.
+
+    Parameters
+    ----------
+    core_px : int
+        Side of a core.
+    window_px : int
+        Side of the largest window that a core needs.
+    shard_px : int
+        Side of the shards that results are stored in; cores are whole shards.
+    cores : int
+        Their number.
+    host_bytes : int
+        Predicted peak of this process where the processor computes.
+    device_bytes : int
+        Predicted peak of a GPU that computes in its place.
+    flops_per_px : float
+        Arithmetic of all networks per output pixel, in FLOP.
+    work : float
+        The same relative to an infinite tile, at least 1.
+    """
+
+    core_px: int
+    window_px: int
+    shard_px: int
+    cores: int
+    host_bytes: int
+    device_bytes: int
+    flops_per_px: float
+    work: float
+
+
+def plan_tiles(
+    networks: Sequence[NetworkSpec],
+    *,
+    shape: tuple[int, int] = (2**20, 2**20),
+    memory_gb: float = 4.0,
+    core_px: int | None = None,
+    forms: int = 1,
+) -> Plan:
+    """Choose the core for a slide.
+
+    Parameters
+    ----------
+    networks : sequence of NetworkSpec
+        Those whose probabilities are averaged.
+    shape : (int, int)
+        Height and width of the slide in px; by default one that is larger than all cores.
+    memory_gb : float
+        What the process may take where the processor computes, in GB of 10^9 bytes.
+    core_px : int, optional
+        Side of a core in px where it is given: then the budget does not count.
+    forms : int
+        Forms in which each network sees each window.
+
+    Returns
+    -------
+    Plan
+        With the largest core that keeps to the budget, at most `MOST_PX`; or a smaller one that needs no more tiles.
+
+    Raises
+    ------
+    GeometryError
+        If the smallest core does not fit, or a given one is not legal.
+
+    Notes
+    -----
+    The plan depends on nothing but its arguments, so that an interrupted run finds the tiles that it began with, on
+    whatever machine. A GPU needs less than what is counted for a processor, because the windows lie elsewhere.
+
+    Examples
+    --------
+    >>> from unetpipe.netspecs import UnetSpec
+    >>> plan = plan_tiles([UnetSpec()])
+    >>> plan.core_px, plan.window_px, round(plan.work, 2)
+    (1536, 1724, 1.09)
+    """
+    if core_px is not None:
+        return _plan(networks, shape, core_px, forms)
+    sides = _candidates(networks, shape)
+    fitting = [side for side in sides if _plan(networks, shape, side, forms).host_bytes <= 1e9 * memory_gb]
+    if not fitting:
+        needed = _plan(networks, shape, sides[0], forms).host_bytes / 1e9
+        raise GeometryError(
+            f"predict.memory_gb: expected at least {math.ceil(10 * needed) / 10:.1f} for cores of {sides[0]} px, the "
+            f"smallest for this network and image, came {memory_gb:g}"
+        )
+    largest = _plan(networks, shape, fitting[-1], forms)
+    return next(plan for side in fitting if (plan := _plan(networks, shape, side, forms)).cores == largest.cores)
+
+
+def shard_of(core_px: int) -> int:
+    """Side of the shards of a core: itself, or above 1024 px its largest equal parts of 1024, 768, 512 or 256 px.
+
+    Parameters
+    ----------
+    core_px : int
+        Side of a core in px; above 1024, a multiple of 256.
+
+    Examples
+    --------
+    >>> shard_of(384), shard_of(1536), shard_of(2560)
+    (384, 768, 512)
+    """
+    if core_px <= SHARD_PX:
+        return core_px
+    return next(side for side in range(SHARD_PX, 0, -STEP_PX) if core_px % side == 0)
+
+
+def _candidates(networks: Sequence[NetworkSpec], shape: tuple[int, int]) -> list[int]:
+    """Sides of cores in px, smallest first: whole steps, and halves below one; no larger than the slide needs."""
+    whole = -(-max(shape) // STEP_PX) * STEP_PX
+    if not all(spec.geometry.tileable for spec in networks):
+        return [whole]
+    stride = max(spec.geometry.stride for spec in networks)
+    halves = [STEP_PX // 2**n for n in range(8, 0, -1) if STEP_PX // 2**n >= stride]
+    steps = [side for side in (STEP_PX, *range(2 * STEP_PX, MOST_PX + 1, 2 * STEP_PX)) if side < whole]
+    return [*halves, *steps, *([whole] if whole <= MOST_PX else [])]
+
+
+def _plan(networks: Sequence[NetworkSpec], shape: tuple[int, int], core_px: int, forms: int) -> Plan:
+    """The plan for a given core."""
+    if core_px > SHARD_PX and core_px % STEP_PX:
+        below = core_px // STEP_PX * STEP_PX
+        raise GeometryError(
+            f"core of {core_px} px: expected a multiple of {STEP_PX} px above {SHARD_PX} px; use {below} or "
+            f"{below + STEP_PX}"
+        )
+    grids = [TileGrid(shape=shape, core_side=core_px, geometry=spec.geometry) for spec in networks]
+    height, width = (min(core_px, n) for n in shape)
+    sides = [max(grid.tile(0).window.shape) for grid in grids]
+    passes = [count_pass(spec, side) for spec, side in zip(networks, sides, strict=True)]
+    pixels, window = height * width, max(sides) ** 2
+    channels, classes = networks[0].channels, networks[0].classes
+    flops = sum(p.flops for p in passes) / max(height, width) ** 2
+    parameters = sum(4 * p.parameters for p in passes)
+    maps = round(SLACK * max(4 * p.values for p in passes))
+    # Probabilities in float32, once more while they are computed, and once more where several are averaged.
+    device = maps + parameters + 4 * classes * pixels * (2 + (len(networks) * forms > 1))
+    # One window is read while another one is computed and results are encoded; what is read is copied once.
+    host = 2 * 4 * channels * window + 4 * channels * window + 3 * 2 * classes * pixels
+    return Plan(
+        core_px=core_px,
+        window_px=max(sides),
+        shard_px=shard_of(core_px),
+        cores=len(grids[0]),
+        host_bytes=PROGRAM_BYTES + CACHE_BYTES + device + host,
+        device_bytes=CONTEXT_BYTES + device,
+        flops_per_px=flops * forms,
+        work=flops / sum(flops_at_the_limit(spec) for spec in networks),
+    )

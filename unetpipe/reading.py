@@ -1,0 +1,104 @@
+"""Boxes that overlap, read with every chunk decoded once: a chunk waits in memory for the last box that meets it."""
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetpipe.geometry import Box
+from unetpipe.shards import in_threads
+from unetpipe.slides import Plane
+
+__all__ = ["SharedReader"]
+
+# Row and column of a chunk.
+Place: TypeAlias = tuple[int, int]
+
+# Chunks smaller than this are read in blocks of several.
+LEAST_SIDE = 256
+
+
+class SharedReader:
+    """Reads boxes of a plane that are known beforehand.
+
+    Parameters
+    ----------
+    plane : Plane
+        What is read.
+    boxes : iterable of Box
+        Inside the plane: all that will be read, each as often as it will be. Best read in raster order.
+    most_bytes : int
+        Bytes of decoded chunks that may wait; what finds no place is decoded again.
+
+    Attributes
+    ----------
+    decoded : int
+        Chunks that were decoded so far.
+
+    Notes
+    -----
+    A row of windows shares with the next one the chunks in which they overlap: for windows of depth 4 on an RGB slide
+    of 65,536 px width, two rows of chunks of 256 px, 101 MB. Where they would exceed `most_bytes`, they are decoded
+    once more.
+
+    Called from one thread at a time.
+    """
+
+    def __init__(self, plane: Plane, boxes: Iterable[Box], *, most_bytes: int) -> None:
+        self.plane = plane
+        self.side = tuple(-(-LEAST_SIDE // n) * n for n in plane.chunk_shape)
+        self.uses = np.zeros([-(-n // side) for n, side in zip(plane.shape, self.side, strict=True)], np.int32)
+        for box in boxes:
+            self.uses[self.met(box)] += 1
+        self.most_bytes = most_bytes
+        self.decoded = self.bytes = 0
+        self.waiting: dict[Place, NDArray[Any]] = {}
+
+    def met(self, box: Box) -> tuple[slice, slice]:
+        """Rows and columns of the chunks that meet a box."""
+        (y0, x0), (y1, x1), (height, width) = box.start, box.stop, self.side
+        return slice(y0 // height, -(-y1 // height)), slice(x0 // width, -(-x1 // width))
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The pixels of a box.
+
+        Raises
+        ------
+        StoreError
+            If a chunk is damaged.
+        """
+        rows, columns = self.met(box)
+        places = [(y, x) for y in range(rows.start, rows.stop) for x in range(columns.start, columns.stop)]
+        out = np.empty((*self.plane.array.shape[:-2], *box.shape), self.plane.dtype)
+
+        def copy(place: Place) -> None:
+            chunk, at = self.waiting.get(place), self.chunk_box(place)
+            if chunk is None:
+                chunk = new[place] = self.plane.read(at)
+            met = at.relative_to(box.start).clipped(box.shape)
+            part = met.relative_to((at.start[0] - box.start[0], at.start[1] - box.start[1]))
+            out[(..., *met.slices)] = chunk[(..., *part.slices)]
+
+        new: dict[Place, NDArray[Any]] = {}
+        in_threads(copy, places)
+        self.decoded += len(new)
+        self.keep(places, new)
+        return out
+
+    def chunk_box(self, place: Place) -> Box:
+        """The box of a chunk."""
+        (y, x), (height, width) = place, self.side
+        whole = Box(start=(y * height, x * width), stop=((y + 1) * height, (x + 1) * width))
+        return whole.clipped(self.plane.shape)
+
+    def keep(self, places: list[Place], new: dict[Place, NDArray[Any]]) -> None:
+        """Forget the chunks that no box needs any more, and keep new ones that others need, if there is room."""
+        for place in places:
+            self.uses[place] -= 1
+            if self.uses[place] <= 0 and place in self.waiting:
+                self.bytes -= self.waiting.pop(place).nbytes
+        for place, chunk in new.items():
+            if self.uses[place] > 0 and self.bytes + chunk.nbytes <= self.most_bytes:
+                self.waiting[place] = chunk
+                self.bytes += chunk.nbytes

@@ -1,0 +1,205 @@
+"""Instances of a slide, core by core: connected parts of its classes, holes filled, split where they are narrow."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetpipe.basins import REACH, STEPS, core_basins, distance_heights, resolve_basins
+from unetpipe.geometry import Box
+from unetpipe.instances import Objects, core_components, relabelled, resolve
+from unetpipe.labelling import Connectivity, label_core
+from unetpipe.masks import filled
+from unetpipe.measures import framed
+from unetpipe.signals import stop_if_asked
+from unetpipe.slides import Plane, create_plane
+from unetpipe.specs import SegmentSpec
+
+__all__ = ["Stitched", "connected", "four_connected", "instances_of", "kinds_of"]
+
+OPPOSITE: dict[Connectivity, Connectivity] = {4: 8, 8: 4}
+
+Labelled = Callable[[Box], tuple[NDArray[np.uint32], int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stitched:
+    """Labels of a slide that are made core by core.
+
+    Parameters
+    ----------
+    objects : Objects
+        Those of the whole image.
+    cores : tuple of (str, Box)
+        Name and box of each core, in raster order.
+    labelled : callable
+        From a box to the labels of its core, and their number.
+    """
+
+    objects: Objects
+    cores: tuple[tuple[str, Box], ...]
+    labelled: Labelled
+
+    def block(self, number: int) -> NDArray[np.uint32]:
+        """The labels of a core, numbered over the whole image."""
+        return relabelled(*self.labelled(self.cores[number][1]), self.objects.lookups[number])
+
+
+def kinds_of(spec: SegmentSpec, n_classes: int) -> tuple[int, ...]:
+    """Classes whose connected parts are instances.
+
+    Examples
+    --------
+    >>> names = ("background", "cell", "debris", "nucleus")
+    >>> kinds_of(SegmentSpec(classes=names), 4), kinds_of(SegmentSpec(classes=names, instances=("nucleus",)), 4)
+    ((1, 2, 3), (3,))
+    """
+    if spec.instances is None:
+        return tuple(range(1, n_classes))
+    return tuple(sorted({spec.classes.index(name) for name in spec.instances}))
+
+
+def connected(
+    plane: Plane, values_of: Callable[[Box], NDArray[Any]], connectivity: Connectivity, *, min_area_px: int = 0
+) -> Stitched:
+    """The connected parts of equal value, in the cores of a plane."""
+
+    def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
+        return label_core(values_of(box), connectivity=connectivity)
+
+    cores, parts = tuple(plane.iter_shards()), []
+    for _, box in cores:
+        stop_if_asked()
+        values = values_of(box)
+        found = label_core(values, connectivity=connectivity)
+        parts.append(core_components(*found, core=box, image_width=plane.shape[1], values=values))
+    objects = resolve(parts, connectivity=connectivity, min_area_px=min_area_px)
+    return Stitched(objects=objects, cores=cores, labelled=labelled)
+
+
+def four_connected(labels: Plane, folder: Path) -> Plane:
+    """The 4-connected parts of labels, as an array on disk."""
+    return stored(connected(labels, labels.read, 4), labels, folder)
+
+
+def stored(labels: Stitched, like: Plane, folder: Path) -> Plane:
+    """Labels as an array on disk, in place of one that may be there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    plane = create_plane(folder, shape=like.shape, dtype=np.uint32, shard_side=like.shard_side)
+    for number, (_, box) in enumerate(labels.cores):
+        stop_if_asked()
+        plane.write_shard(box, labels.block(number))
+    return plane
+
+
+def instances_of(
+    classes: Plane, predicted: Plane, *, spec: SegmentSpec, scale: int, min_area_px: int, folder: Path
+) -> tuple[Stitched, NDArray[np.uint8]]:
+    """The instances of a slide.
+
+    Parameters
+    ----------
+    classes : Plane
+        Class of each pixel.
+    predicted : Plane
+        Probabilities of all classes.
+    spec : SegmentSpec
+        What instances are.
+    scale : int
+        Stored value of probability 1.
+    min_area_px : int
+        Smaller ones are dropped.
+    folder : Path
+        For an array that is needed as long as what comes back, where instances are split.
+
+    Returns
+    -------
+    Stitched, (N,) uint8
+        Labels, numbered in raster order of their first pixels, and the class of each instance.
+    """
+    kinds = kinds_of(spec, predicted.channels)
+    whole = connected(classes, instance_values(classes, kinds, spec), spec.connectivity, min_area_px=min_area_px)
+    own_kinds = whole.objects.values.astype(np.uint8)
+    if spec.split == "none":
+        return whole, own_kinds
+    table = np.concatenate([[np.uint8(0)], own_kinds])
+    plane = stored(whole, classes, folder)
+    parts = split(plane, predicted, kinds, table, spec, scale, min_area_px)
+    return parts, table[parts.objects.values]
+
+
+def instance_values(classes: Plane, kinds: Sequence[int], spec: SegmentSpec) -> Callable[[Box], NDArray[np.uint8]]:
+    """A function that gives the class of those pixels of a core that belong to instances, 0 elsewhere."""
+    own = np.zeros(256, np.uint8)
+    own[list(kinds)] = kinds
+
+    def values_of(box: Box) -> NDArray[np.uint8]:
+        return own[classes.read(box)]
+
+    if not spec.fill_holes:
+        return values_of
+    around = OPPOSITE[spec.connectivity]
+    boxes = [box for _, box in classes.iter_shards()]
+    belongs: dict[int, dict[Box, NDArray[np.bool_]]] = {}
+    for kind in kinds:
+        parts, taken = [], []
+        for box in boxes:
+            values = values_of(box)
+            found, count = label_core(values != kind, connectivity=around)
+            parts.append(core_components(found, count, core=box, image_width=classes.shape[1]))
+            taken.append(np.unique(found[values > 0]))
+        belongs[kind] = dict(zip(boxes, filled(parts, connectivity=around, taken=taken), strict=True))
+
+    def filled_values_of(box: Box) -> NDArray[np.uint8]:
+        values = values_of(box)
+        full = values.copy()
+        for kind in kinds:
+            found, _ = label_core(values != kind, connectivity=around)
+            full[belongs[kind][box].take(found)] = kind
+        return full
+
+    return filled_values_of
+
+
+def split(
+    whole: Plane,
+    predicted: Plane,
+    kinds: Sequence[int],
+    kind_of: NDArray[np.uint8],
+    spec: SegmentSpec,
+    scale: int,
+    min_area_px: int,
+) -> Stitched:
+    """Instances parted where they are narrow, or less probable; their values are the labels of whole ones."""
+    shape, reach = whole.shape, REACH if spec.split == "distance" else 0
+
+    def basins(box: Box) -> Any:
+        around, wide = box.grown(1).clipped(shape), box.grown(1 + reach).clipped(shape)
+        labels = whole.read(wide)
+        inner = around.relative_to(wide.start).slices
+        own = labels[inner]
+        heights = np.zeros(own.shape, np.int32)
+        # A read takes its time: it is not for cores that hold no instance.
+        probabilities = predicted.read(around) if own.any() and not reach else None
+        for kind in kinds if own.any() else ():
+            mask = kind_of[labels] == kind
+            rise = distance_heights(mask)[inner] if probabilities is None else probabilities[kind]
+            heights = np.where(mask[inner], rise, heights).astype(np.int32)
+        windows = (framed(array, box, shape) for array in (own, heights))
+        return core_basins(*windows, core=box, image_width=shape[1], connectivity=spec.connectivity)
+
+    def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
+        labels, record = basins(box)
+        return labels, record.components.count
+
+    cores, records = tuple(whole.iter_shards()), []
+    for _, box in cores:
+        stop_if_asked()
+        records.append(basins(box)[1])
+    depth = spec.split_depth_px * STEPS if reach else spec.split_depth_probability * scale
+    objects = resolve_basins(records, depth=max(1, round(depth)), min_area_px=min_area_px)
+    return Stitched(objects=objects, cores=cores, labelled=labelled)
