@@ -13,6 +13,7 @@ from typing import Any
 
 from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
+from unetpipe.geometry import NetGeometry
 from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json
 from unetpipe.samples import SPLITS, Sample, read_samples
@@ -56,7 +57,7 @@ STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": Im
 DERIVED = {
     "ingest": {"plane", "channels", "source_pixel_size_um"},
     "annotate": {"plane", "n_classes", "classes"},
-    "doctor": {"classes", "splits"},
+    "doctor": {"channels", "classes", "splits"},
     "augment": {"output_px"},
     "train": {"network"},
     "segment": {"classes"},
@@ -264,6 +265,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     given["annotate"] |= {"n_classes": len(classes), "classes": classes}
     for name in ("doctor", "segment"):
         given[name] |= {"classes": classes}
+    given["doctor"] |= {"channels": sorted({spec.network.channels for spec, _ in entries.values()})}
     given["evaluate"] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(data)}
     sections: dict[str, Any] = {
@@ -319,7 +321,12 @@ def names_in(value: Any, place: str) -> list[str]:
 def section(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     """The keys of a section, none of which follows from others."""
     keys = mapping(data.get(name), f"{where}: {name}")
-    for key in DERIVED.get(name, set()) & {*keys}:
+    derived = DERIVED.get(name, set())
+    known = [field.name for field in dataclasses.fields(SECTIONS[name]) if field.name not in derived]
+    for key in keys:
+        if key not in known and key not in derived:
+            raise ConfigError(f"{where}: {name}.{key}: {unknown(str(key), known)}")
+    for key in derived & {*keys}:
         raise ConfigError(f"{where}: {name}.{key}: follows from other keys or from the sample sheet; leave it out")
     return keys
 
@@ -329,6 +336,13 @@ def class_names(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
         raise ConfigError(f"{where}: classes: expected a list of two or more different names, came {value!r:.60}")
     return tuple(str(name) for name in value)
+
+
+def near_sides(networks: Sequence[NetGeometry], side: int) -> list[int]:
+    """The next legal sides below and above one that is not legal, of every network."""
+    above = {geometry: geometry.input_side(max(side - geometry.shrink, 1)) for geometry in networks}
+    below = {n - geometry.stride for geometry, n in above.items() if n - geometry.stride >= geometry.minimum}
+    return sorted({*above.values()} | below)
 
 
 def fitted_patches(spec: AugmentSpec, models: Sequence[TrainSpec], where: str) -> AugmentSpec:
@@ -341,7 +355,10 @@ def fitted_patches(spec: AugmentSpec, models: Sequence[TrainSpec], where: str) -
         return spec
     try:
         if not any(geometry.is_legal(spec.input_px) for geometry in networks):
-            networks[0].output_side(spec.input_px)
+            raise GeometryError(
+                f"input side of {spec.input_px} px is legal for no network; use "
+                f"{' or '.join(map(str, near_sides(networks, spec.input_px)))}"
+            )
         sides = [geometry.output_side(geometry.side_within(spec.input_px)) for geometry in networks]
     except GeometryError as error:
         raise ConfigError(f"{where}: augment.input_px: {error}") from None

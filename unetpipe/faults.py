@@ -249,6 +249,15 @@ def odd_channels(found: Sequence[Findings]) -> Iterator[Fault]:
         )
 
 
+def other_channels(found: Sequence[Findings], channels: Sequence[int]) -> Iterator[Fault]:
+    """Networks that take another number of channels than the images have."""
+    usual = statistics.mode([one.channels for one in found])
+    for taken in {*channels} - {usual}:
+        text = f"most samples have {usual} channel(s), but a network takes {taken}; set network: {{channels: {usual}}} "
+        text += "under models, or choose channels in the sample sheet"
+        yield Fault(severity="error", samples=(), text=text)
+
+
 def odd_types(found: Sequence[Findings]) -> Iterator[Fault]:
     """Samples of another type of pixel than most."""
     usual = statistics.mode([one.dtype for one in found])
@@ -298,7 +307,7 @@ def classes_never_annotated(found: Sequence[Findings], classes: Sequence[str]) -
             yield Fault(severity=severity, samples=(), text=text + remedy)
 
 
-def faults_of(found: Sequence[Findings], classes: Sequence[str]) -> list[Fault]:
+def faults_of(found: Sequence[Findings], classes: Sequence[str], channels: Sequence[int] = ()) -> list[Fault]:
     """Everything that is wrong.
 
     Parameters
@@ -307,6 +316,8 @@ def faults_of(found: Sequence[Findings], classes: Sequence[str]) -> list[Fault]:
         One per sample.
     classes : sequence of str
         Names of the classes, background first.
+    channels : sequence of int
+        Numbers of channels that the networks take.
 
     Returns
     -------
@@ -332,6 +343,7 @@ def faults_of(found: Sequence[Findings], classes: Sequence[str]) -> list[Fault]:
     if readable:
         for across in (same_images, odd_channels, odd_types, odd_pixel_sizes):
             faults += across(readable)
+        faults += other_channels(readable, channels)
         faults += classes_never_annotated(readable, classes)
     return sorted(faults, key=lambda fault: fault.severity != "error")
 

@@ -45,7 +45,10 @@ def describe(error: ValidationError, kind: Any, where: str) -> str:
     place = ".".join([where, *names])
     came = repr(first["input"])[:60]
     if first["type"] == "unexpected_keyword_argument":
-        return f"{place}: {unknown(str(first['loc'][-1]), [field.name for field in dataclasses.fields(holder)])}"
+        # The classes of a network follow from the list of classes.
+        derived = {"classes"} if holder in FAMILIES.values() else set()
+        known = [field.name for field in dataclasses.fields(holder) if field.name not in derived]
+        return f"{place}: {unknown(str(first['loc'][-1]), known)}"
     if first["type"] == "union_tag_invalid":
         return f"{place}.family: {unknown(first['ctx']['tag'], FAMILIES, 'family')}"
     if first["type"] == "union_tag_not_found":

@@ -180,6 +180,7 @@ class DoctorSpec(Checked):
     stop: bool = key(True, "stop at errors; if not, they are only told")
     classes: tuple[str, ...] = key((), "names of the classes; filled in")
     splits: str = key("{}", "samples of each split as JSON; filled in")
+    channels: tuple[int, ...] = key((), "channels that the networks take; filled in")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

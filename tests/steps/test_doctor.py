@@ -193,6 +193,26 @@ def test_what_another_group_saw_is_not_looked_at_again(clinic: Clinic, monkeypat
     assert other.output.with_name("training.json").read_bytes() == training.read_bytes()
 
 
+def test_what_another_group_told_is_not_told_again(clinic: Clinic, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")
+    image, labels = draw(2)
+    clinic.add("b", "train", image, np.zeros_like(labels))
+    clinic.ask("a", "b", output=clinic.output.with_name("training.json"))
+    assert "b: nothing is annotated" in caplog.text
+    caplog.clear()
+    clinic.add("u", "test", draw(3)[0], np.zeros_like(labels))
+    clinic.ask()
+    assert "b: nothing" not in caplog.text
+    assert "u: nothing is annotated" in caplog.text and "more" not in caplog.text
+    assert "nothing is annotated" in clinic.table()["b"]["faults"]
+
+
+def test_networks_take_the_channels_that_there_are(clinic: Clinic) -> None:
+    clinic.ask(channels=(1,))
+    with pytest.raises(SourceError, match=r"have 1 channel\(s\), but a network takes 3; set network: \{channels: 1\}"):
+        clinic.ask(channels=(1, 3))
+
+
 def test_readers_see_that_the_table_has_changed(clinic: Clinic) -> None:
     clinic.ask()
     before = read_manifest(clinic.output).content

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.errors import SourceError
+from unetpipe.errors import SourceError, StoreError
 from unetpipe.examination import alignment, count_parts, picture_digest, saturated_share
 from unetpipe.faults import Fault, Findings, faults_of, table_rows
 from unetpipe.geometry import Box
@@ -65,7 +65,7 @@ def doctor(
     manifests = [read_manifest(path) for path in inputs]
     images = {m.sample: m for m in manifests if m.stage == "ingest"}
     labels = {m.sample: m for m in manifests if m.stage == "annotate"}
-    seen = earlier_units(output.parent)
+    seen, told_before = earlier_units(output.parent), earlier_faults(output)
     splits = {name: split for split, names in json.loads(spec.splits).items() for name in names}
     with open_ledger(output, stage="doctor", spec=spec, code=code, inputs=manifests) as ledger:
         if ledger.complete and not refused:
@@ -81,7 +81,7 @@ def doctor(
                 facts = seen.get(digest) or examined(images[name], labels.get(name))
                 ledger.append(name, digest, seen=facts)
             found.append(findings_of(name, split, images[name], labels.get(name), ledger.units[name]["seen"]))
-        faults = faults_of(found, spec.classes)
+        faults = faults_of(found, spec.classes, spec.channels)
         table, text = ledger.store / "table.tsv", table_text(table_rows(found, faults, spec.classes)).encode()
         write_file(table, text)
         errors = [fault for fault in faults if fault.severity == "error"]
@@ -94,8 +94,9 @@ def doctor(
     if not sound:
         remedy = "" if refused else "; doctor.stop: false goes on all the same"
         raise SourceError(f"{in_short(errors)}: see {table}{remedy}")
-    if faults:
-        log.warning("warning: %s: see %s", in_short(faults), table)
+    new = [fault for fault in faults if dataclasses.asdict(fault) not in told_before]
+    if new:
+        log.warning("warning: %s: see %s", in_short(new), table)
 
 
 def digest_of_inputs(image: Manifest, labels: Manifest | None, code: str) -> str:
@@ -120,6 +121,18 @@ def earlier_units(folder: Path) -> dict[str, dict[str, Any]]:
                 continue
             if isinstance(record, dict) and "seen" in record:
                 found[record["digest"]] = record["seen"]
+    return found
+
+
+def earlier_faults(output: Path) -> list[dict[str, Any]]:
+    """What other groups' manifests in the same folder say of their samples: told once, it is not told again."""
+    found = []
+    for path in output.parent.glob("*.json"):
+        try:
+            faults = read_manifest(path, stage="doctor").facts["faults"] if path != output else []
+        except StoreError:
+            continue
+        found += [fault | {"samples": tuple(fault["samples"])} for fault in faults]
     return found
 
 
