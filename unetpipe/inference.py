@@ -6,7 +6,7 @@ by dask: while the network computes one, the next is read and the last is writte
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -32,8 +32,6 @@ Member: TypeAlias = tuple[nn.Module, TileGrid]
 
 # A core is read, computed or written: one each at a time.
 STAGES = 3
-# More than there are cores, and as many digits.
-LAST = 10**12 - 1
 
 
 def source_box(window: Box, shape: tuple[int, int]) -> Box:
@@ -182,7 +180,7 @@ class Forward:
 
 def predict_tiles(
     forward: Forward,
-    cores: Iterable[Box],
+    cores: Sequence[Box],
     *,
     read: ReadBox,
     write: WriteCore,
@@ -195,7 +193,7 @@ def predict_tiles(
     ----------
     forward : Forward
         The networks.
-    cores : iterable of Box
+    cores : sequence of Box
         What is left to be done; done in this order.
     read : callable
         Gives the normalised (C, y, x) float32 pixels of a box inside the image; called from one thread at a time.
@@ -213,14 +211,16 @@ def predict_tiles(
     waits before each stage.
     """
     reading, computing, writing = (threading.Lock() for _ in range(STAGES))
-    failed = threading.Event()
+    failed, order = threading.Event(), iter(cores)
     shape = forward.members[0][1].shape
 
-    def run(core: Box) -> None:
+    def run() -> None:
         held = handed(None, reading)
         try:
             if failed.is_set():
                 return
+            # Tasks begin in any order; cores in theirs, because neighbours share what is decoded.
+            core = next(order)
             pixels = {window: read_window(read, shape, window) for window in forward.windows(core)}
             windows = {window: upload(array, forward.device) for window, array in pixels.items()}
             held = handed(held, computing)
@@ -240,8 +240,7 @@ def predict_tiles(
             held.release()
 
     with ThreadPoolExecutor(STAGES, thread_name_prefix="cores") as pool:
-        # Of tasks that do not depend on each other, dask begins with the last name.
-        graph = {f"core-{LAST - number}": (run, core) for number, core in enumerate(cores)}
+        graph = {f"core-{number}": (run,) for number in range(len(cores))}
         dask.threaded.get(graph, list(graph), pool=pool)
 
 
@@ -296,7 +295,7 @@ def predict_image(
 
     predict_tiles(
         Forward(members=[(network, grid)], device=device, symmetries=symmetries),
-        (tile.core for tile in grid),
+        [tile.core for tile in grid],
         read=lambda box: image[(slice(None), *box.slices)],
         write=write,
     )
