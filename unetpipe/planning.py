@@ -19,11 +19,12 @@ CACHE_BYTES = 256_000_000
 """Most bytes of decoded chunks that wait for the next window."""
 
 # What the process is before it holds any pixel: the interpreter, torch and the other libraries.
-PROGRAM_BYTES = 420_000_000
+PROGRAM_BYTES = 500_000_000
 # A GPU's context and its libraries' work space.
 CONTEXT_BYTES = 1_000_000_000
-# What allocators and convolutions take beside the maps.
-SLACK = 1.15
+# What is taken for each byte of maps: on a processor the C library keeps what is freed, and maps of many sizes do not
+# fill the gaps that others leave; a GPU's convolutions have work space.
+HOST_SLACK, DEVICE_SLACK = 2.0, 1.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ def plan_tiles(
     >>> from unetpipe.netspecs import UnetSpec
     >>> plan = plan_tiles([UnetSpec()])
     >>> plan.core_px, plan.window_px, round(plan.work, 2)
-    (1536, 1724, 1.09)
+    (1024, 1212, 1.13)
     """
     if core_px is not None:
         return _plan(networks, shape, core_px, forms)
@@ -164,18 +165,18 @@ def _plan(networks: Sequence[NetworkSpec], shape: tuple[int, int], core_px: int,
     channels, classes = networks[0].channels, networks[0].classes
     flops = sum(p.flops for p in passes) / max(height, width) ** 2
     parameters = sum(4 * p.parameters for p in passes)
-    maps = round(SLACK * max(4 * p.values for p in passes))
+    maps = max(4 * p.values for p in passes)
     # Probabilities in float32, once more while they are computed, and once more where several are averaged.
-    device = maps + parameters + 4 * classes * pixels * (2 + (len(networks) * forms > 1))
+    kept = parameters + 4 * classes * pixels * (2 + (len(networks) * forms > 1))
     # One window is read while another one is computed and results are encoded; what is read is copied once.
-    host = 2 * 4 * channels * window + 4 * channels * window + 3 * 2 * classes * pixels
+    host = 3 * 4 * channels * window + 3 * 2 * classes * pixels
     return Plan(
         core_px=core_px,
         window_px=max(sides),
         shard_px=shard_of(core_px),
         cores=len(grids[0]),
-        host_bytes=PROGRAM_BYTES + CACHE_BYTES + device + host,
-        device_bytes=CONTEXT_BYTES + device,
+        host_bytes=PROGRAM_BYTES + CACHE_BYTES + round(HOST_SLACK * maps) + kept + host,
+        device_bytes=CONTEXT_BYTES + round(DEVICE_SLACK * maps) + kept,
         flops_per_px=flops * forms,
         work=flops / sum(flops_at_the_limit(spec) for spec in networks),
     )

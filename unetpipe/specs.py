@@ -323,7 +323,18 @@ class ImportSpec(Checked):
 class PredictSpec(Checked):
     """Overlap-tile inference: the tile's core changes speed and memory, never the result."""
 
-    core_px: int = key(1024, "side of a tile's core, a multiple of the network's stride", unit="px", at_least=2)
+    memory_gb: float = key(
+        4.0,
+        "what predict may take of the memory; cores of tiles are as large as it allows, at most 4096 px",
+        unit="GB",
+        above=0,
+    )
+    core_px: int | None = key(
+        None,
+        "side of a tile's core, a multiple of the network's stride; empty: planned from `memory_gb`",
+        unit="px",
+        at_least=2,
+    )
     symmetries: Literal["none", "rot4", "d4", "paper7"] = key(
         "none",
         "forms in which the network sees each window, and whose probabilities are averaged: one, the 4 quarter turns, "
