@@ -83,7 +83,7 @@ def test_kill_of_snakemake(blank: Project, finished: Project, tmp_path: Path, nu
 
 
 @numbers(60, 1)
-def test_stop_of_a_stage(finished: Project, tree: Project, commands: dict[str, str], name: str, number: int) -> None:
+def test_stop_of_a_stage(finished: Project, tree: Project, commands: dict[str, str], number: int) -> None:
     """SIGTERM, SIGINT or SIGUSR1 to a stage at a random moment, then the same command."""
     name, draws = ("SIGTERM", "SIGINT", "SIGUSR1")[number % 3], dice("signal", number)
     result = RESULTS[(number + 3) % len(RESULTS)]
