@@ -213,7 +213,7 @@ def test_lost_and_mixed_chunks(tree: Project, number: int) -> None:
     elif harm == "emptied":
         path.write_bytes(b"")
     else:
-        other = draws.choice([p for p in files if p.suffix == path.suffix and p.read_bytes() != before])
+        other = draws.choice([p for p in files if p.read_bytes() != before])
         path.write_bytes(other.read_bytes())
         if harm == "swapped":
             other.write_bytes(before)
