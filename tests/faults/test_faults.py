@@ -202,7 +202,7 @@ def test_flipped_bits(tree: Project, number: int) -> None:
 
 @numbers(100, 4)
 def test_lost_and_mixed_chunks(tree: Project, number: int) -> None:
-    """A chunk deleted, emptied, or with another's content: its readers or `verify` name it, and it is made anew."""
+    """A chunk deleted, emptied, or with another's content: its readers or `verify` name it."""
     draws = dice("chunk", number)
     files = stored_files(tree)
     path = draws.choice(files)
