@@ -64,8 +64,8 @@ def verify(results: Path, *, tell: Callable[[str], None]) -> None:
         tell(fault)
     if faults:
         raise StoreError(
-            f"{results}: {len(faults)} faults in {len(manifests) + len(unusable)} results; delete the named .json and "
-            "the .ledger beside it, and run again"
+            f"{results}: {len(faults)} faults in {len(manifests) + len(unusable)} results; delete each named .json and "
+            "the .ledger beside it, and give the command of every day with these .json as its targets"
         )
     known = "and sources " if sources else ""
     tell(f"{results}: {len(manifests)} results {known}are as they were written, {todo / 1e9:.3g} GB")
