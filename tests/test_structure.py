@@ -29,7 +29,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["schedules", "segmentspecs"], 0),
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
     **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
-    **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins", "tuning"], 1),
+    **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins", "hills", "tuning"], 1),
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),

@@ -327,15 +327,16 @@ def report(
 @app.command()
 def export(
     result: Annotated[
-        Path, typer.Argument(help="Manifest of a trained or imported model; for ome-zarr-0.4, of images or labels.")
+        Path,
+        typer.Argument(help="Manifest of a model; for ome-zarr, of labels; for ome-zarr-0.4, of images or labels."),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to; made if there is none.")],
     form: Annotated[
-        Literal["safetensors", "torch", "onnx", "ome-zarr-0.4"],
+        Literal["safetensors", "torch", "onnx", "ome-zarr", "ome-zarr-0.4"],
         typer.Option(
             "--format",
             help="Parameters, or a program that needs no unetpipe: torch.export (.pt2) or ONNX; "
-            "ome-zarr-0.4: images for viewers that do not read version 0.5.",
+            "ome-zarr: an image with its labels in one, as links; ome-zarr-0.4: images for older viewers.",
         ),
     ] = "safetensors",
     side: Annotated[
@@ -348,7 +349,9 @@ def export(
     from unetpipe.steps import export as step
 
     set_up_logging(log)
-    if form == "ome-zarr-0.4":
+    if form == "ome-zarr":
+        step.export_combined(result, output=output)
+    elif form == "ome-zarr-0.4":
         step.export_pyramids(result, output=output)
     else:
         step.export(result, output=output, form=form, side=side)

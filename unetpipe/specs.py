@@ -353,7 +353,11 @@ class EvaluateSpec(Checked):
 
     foreground: int = key(1, "class whose probability is thresholded", at_least=1, at_most=253)
     n_classes: int = key(2, "number of classes; follows from the list of classes", at_least=2, at_most=254)
-    thin: bool = key(True, "also score V-Rand and V-Info after thinning, at ten thresholds")
+    thin: bool = key(
+        True,
+        "also score V-Rand and V-Info after thinning, at ten thresholds; whole images are held in memory for it, 13 "
+        "bytes per pixel and some more",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,6 +177,7 @@ def split(
 ) -> Stitched:
     """Instances parted where they are narrow, or less probable; their values are the labels of whole ones."""
     shape, reach = whole.shape, REACH if spec.split == "distance" else 0
+    depth = max(1, round(spec.split_depth_px * STEPS if reach else spec.split_depth_probability * scale))
 
     def basins(box: Box) -> tuple[NDArray[np.uint32], CoreBasins]:
         around, wide = box.grown(1).clipped(shape), box.grown(1 + reach).clipped(shape)
@@ -191,7 +192,7 @@ def split(
             rise = distance_heights(mask)[inner] if probabilities is None else probabilities[kind]
             heights = np.where(mask[inner], rise, heights).astype(np.int32)
         around_own, around_heights = framed(own, box, shape), framed(heights, box, shape)
-        keys: dict[str, Any] = {"core": box, "image_width": shape[1], "connectivity": spec.connectivity}
+        keys: dict[str, Any] = {"core": box, "image_width": shape[1], "connectivity": spec.connectivity, "depth": depth}
         return core_basins(around_own, around_heights, **keys)
 
     def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
@@ -202,6 +203,5 @@ def split(
     for _, box in cores:
         stop_if_asked()
         records.append(basins(box)[1])
-    depth = spec.split_depth_px * STEPS if reach else spec.split_depth_probability * scale
-    objects = resolve_basins(records, depth=max(1, round(depth)), min_area_px=min_area_px)
+    objects = resolve_basins(records, depth=depth, min_area_px=min_area_px)
     return Stitched(objects=objects, cores=cores, labelled=labelled)

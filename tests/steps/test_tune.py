@@ -74,3 +74,12 @@ def test_samples_that_do_not_match_are_refused(tmp_path: Path) -> None:
         tune([], **keys)
     with pytest.raises(StoreError, match="stored in steps"):
         tune([one, truth, coarse, coarse_truth], **keys)
+
+
+def test_thresholds_of_another_model_are_refused(tmp_path: Path) -> None:
+    image, predicted, labels = sample(tmp_path, "a", 1)
+    tuned = tmp_path / "thresholds" / "n.json"
+    tune([predicted, labels], output=tuned, spec=TuneSpec(classes=NAMES), code="t@1")
+    keys: Any = {"output": tmp_path / "segmentations/m/a.json", "spec": SegmentSpec(classes=NAMES), "code": "s@1"}
+    with pytest.raises(StoreError, match=r"expected thresholds of model m.* came those of n"):
+        segment(predicted, image, tuned, **keys)

@@ -56,6 +56,11 @@ def segment(
         )
     smallest = smallest_area(spec, pixels)
     tuned = [read_manifest(thresholds, stage="tune")] if thresholds else []
+    if tuned and tuned[0].sample != probabilities.parent.name:
+        raise StoreError(
+            f"{thresholds}: expected thresholds of model {probabilities.parent.name}, as the probabilities are, "
+            f"came those of {tuned[0].sample}; give those of the same model"
+        )
     least = dict(tuned[0].facts["thresholds"] if tuned else {}) | (spec.thresholds or {})
     with open_ledger(output, stage="segment", spec=spec, code=code, inputs=[source, pixels, *tuned]) as ledger:
         if ledger.complete:
