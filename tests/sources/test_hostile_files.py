@@ -1,7 +1,9 @@
 """Files that are broken or want to harm: read, or refused in one line, in bounded memory."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import struct
 import subprocess
@@ -13,7 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import imagecodecs
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
@@ -29,7 +33,7 @@ def faults() -> dict[str, tuple[bytes, str]]:
     """Files made to harm, each with a word of the line that refuses it."""
     ones = bytes(100)
     good = page_tags(10, 10, 100)
-    deflated = zlib.compress(bytes(200 * 2**20), 9)
+    deflated = zlib.compress(bytes(200 * 2**20), 1)
     bomb = page_tags(64, 64, len(deflated), t259=(3, 8))
     jpeg = imagecodecs.jpeg_encode(noise(16, 16))
     frame = jpeg.index(b"\xff\xc0") + 5
@@ -153,18 +157,38 @@ def test_faults_are_refused_in_one_line(tmp_path: Path) -> None:
         assert kind == "refused" and made[name][1] in line, (name, kind, line)
 
 
+def lying_frame(size: int) -> bytes:
+    """A zstd frame that declares a content of this size, and ends at once."""
+    return b"\x28\xb5\x2f\xfd\xc0\x58" + struct.pack("<Q", size) + b"\1\0\0"
+
+
 def test_chunks_that_decode_to_more_than_they_should(tmp_path: Path) -> None:
-    bombs = {
-        "gzip": gzip.compress(bytes(50 * 2**20), 9),
-        "zstd": imagecodecs.zstd_encode(bytes(150 * 2**20)),
-        "blosc": imagecodecs.blosc_encode(bytes(150 * 2**20), compressor="zstd", level=9),
+    zeros = bytes(80 * 2**20)
+    made: dict[str, tuple[Any, bytes]] = {
+        "gzip": (GzipCodec(), gzip.compress(zeros, 1)),
+        "zstd": (ZstdCodec(), imagecodecs.zstd_encode(zeros, level=1)),
+        "blosc": (BloscCodec(), imagecodecs.blosc_encode(zeros, compressor="zstd", level=1)),
+        "bz2": (numcodecs.BZ2(), bz2.compress(zeros, 1)),
+        "lz4": (numcodecs.LZ4(), numcodecs.LZ4().encode(zeros)),
+        "lzma": (numcodecs.LZMA(), lzma.compress(zeros, preset=0)),
     }
-    for name, data in bombs.items():
-        codec = {"gzip": GzipCodec(), "zstd": ZstdCodec(), "blosc": BloscCodec()}[name]
-        array = zarr.create_array(tmp_path / name, shape=(64, 64), dtype="u1", chunks=(64, 64), compressors=[codec])
-        array[...] = 1
-        (tmp_path / name / "c" / "0" / "0").write_bytes(data)
-    assert {kind for kind, _ in outcomes([tmp_path / name for name in bombs]).values()} == {"refused"}
+    made |= {f"zstd {size}": (ZstdCodec(), lying_frame(size)) for size in (2**20, 2**31, 2**40, 2**63, 2**64 - 1)}
+    for name, (codec, data) in made.items():
+        version = 2 if isinstance(codec, numcodecs.abc.Codec) else 3
+        keys: dict[str, Any] = {"shape": (64, 64), "dtype": "u1", "chunks": (64, 64), "zarr_format": version}
+        zarr.create_array(tmp_path / name, compressors=[codec], **keys)[...] = 1
+        chunk = tmp_path / name / ("0.0" if version == 2 else "c/0/0")
+        assert len(data) < len(zeros) / 30 and chunk.is_file()
+        chunk.write_bytes(data)
+    # The same inside a shard, whose table says where.
+    array = zarr.create_array(tmp_path / "shard", shape=(64, 64), dtype="u1", chunks=(32, 32), shards=(64, 64))
+    array[...] = 1
+    shard, data = tmp_path / "shard" / "c" / "0" / "0", made["zstd"][1]
+    table = struct.pack("<QQ", 0, len(data)) * 4
+    shard.write_bytes(data + table + struct.pack("<I", google_crc32c.value(table)))
+    found = outcomes([tmp_path / name for name in [*made, "shard"]])
+    for name, (kind, line) in found.items():
+        assert kind == "refused" and ("a chunk decodes to" in line or "which may hold" in line), (name, line)
 
 
 def sound_files(folder: Path) -> list[bytes]:

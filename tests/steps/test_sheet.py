@@ -1,5 +1,6 @@
 """A sheet written from a folder can be read, and nothing is written where nothing is known."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,19 @@ def test_public_nuclei_are_recognised(data_folder: Path, tmp_path: Path) -> None
     assert len(found) == len(list((data_folder / "dsb2018" / "images").iterdir()))
     assert all(s.annotation.endswith(".tif") for s in found.values())
     assert "by their values, annotations are of kind instances: set annotate.kind to instances" in said
+
+
+def test_names_in_geojson_are_told(tmp_path: Path) -> None:
+    ring = [[0, 0], [9, 0], [9, 9], [0, 0]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    for stem, names in (("a (1)", ["Tumor", "Ignore*"]), ("b", ["Immune cells", None])):
+        features = [
+            {"type": "Feature", "geometry": geometry, "properties": {"classification": name and {"name": name}}}
+            for name in names
+        ]
+        (tmp_path / f"{stem}.svs").write_bytes(b"II")
+        (tmp_path / f"{stem}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    told = sheet(tmp_path, output=tmp_path / "samples.tsv")
+    assert "objects are called Immune cells, Tumor: set classes, or annotate.names, to that" in told
+    (tmp_path / "b.geojson").write_text("[")
+    assert not any("called" in line for line in sheet(tmp_path, output=tmp_path / "samples.tsv", overwrite=True))

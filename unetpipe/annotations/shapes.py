@@ -111,7 +111,7 @@ class ClassNames:
         Raises
         ------
         AnnotationError
-            Naming the most frequent unknown name, how many objects have it, and the nearest class.
+            Naming the most frequent unknown name, how many objects have it, the nearest class, and the other names.
         """
         if not self.unknown:
             return
@@ -119,11 +119,12 @@ class ClassNames:
         near = difflib.get_close_matches(name.casefold(), list(self.table), n=1)
         hint = f"did you mean {self.classes[self.table[near[0]]]}?" if near else f"classes: {', '.join(self.classes)}"
         what = f"class {name!r:.60}" if name else "no class"
-        others = f" and {len(self.unknown) - 1} more" if len(self.unknown) > 1 else ""
+        rest = [repr(other) for other, _ in self.unknown.most_common()[1:]]
+        others = f"; nor {'is' if len(rest) == 1 else 'are'} {', '.join(rest)}" if rest else ""
         raise refused(
             path,
-            f"{what} (of {count} object{'s' * (count > 1)}){others} is not configured; {hint:.90}; "
-            f"set annotate.names: {{{name[:40]!r}: CLASS or ignore}}",
+            f"{what} (of {count} object{'s' * (count > 1)}) is not configured; {hint:.60}; "
+            f"set annotate.names: {{{name[:40]!r}: CLASS or ignore}}{others}",
         )
 
 

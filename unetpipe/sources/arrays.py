@@ -10,10 +10,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from unetpipe.geometry import Box
+from unetpipe.sources.bounds import COMPRESSORS, BoundedStore
 from unetpipe.sources.files import source_files
-from unetpipe.sources.ngff import StoredArray, stored_array
+from unetpipe.sources.ngff import StoredArray, chunk_codecs, stored_array
 from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     check_box,
@@ -132,7 +134,16 @@ def _open_zarr(path: Path, found: StoredArray) -> Any:
         raise refusal(
             path, f"has a chunk of {max(sizes)} bytes, which may hold {most} at most: a damaged or hostile one"
         )
-    return array
+    names = chunk_codecs(found.folder)
+    # Differences may be stored in a wider type.
+    itemsize = 8 if "delta" in names else array.dtype.itemsize
+    store = BoundedStore(
+        LocalStore(found.folder, read_only=True),
+        [name for name in names if name in COMPRESSORS],
+        math.prod(array.chunks) * itemsize,
+        math.prod(-(-s // c) for s, c in zip(array.shards or (), array.chunks, strict=False)) if array.shards else 0,
+    )
+    return zarr.open_array(store=store, mode="r")
 
 
 class ArraySource:

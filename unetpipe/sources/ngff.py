@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from unetpipe.sources.refusals import refusal
 from unetpipe.sources.tiffpages import believed_sides, um_per_unit
 
-__all__ = ["StoredArray", "is_zarr", "stored_array"]
+__all__ = ["StoredArray", "chunk_codecs", "is_zarr", "stored_array"]
 
 _JSON_LIMIT = 16 * 2**20
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
@@ -152,6 +152,29 @@ def _check_codecs(path: Path, array: dict[str, Any]) -> None:
             raise refusal(path, f"is encoded with {name!r:.40}, which is not read; use blosc, zstd or gzip")
         inner = codec.get("configuration", {})
         _check_codecs(path, {"codecs": [*(inner.get("codecs") or ()), *(inner.get("index_codecs") or ())]})
+
+
+def chunk_codecs(folder: Path) -> list[str]:
+    """Names of what encodes a chunk of an array, in the order in which it is applied, with or without shards.
+
+    Parameters
+    ----------
+    folder : Path
+        The array's folder.
+    """
+    _, array = _node(folder)
+    assert array is not None
+    compressor = [array["compressor"]] if array.get("compressor") else []
+    return _names([*(array.get("filters") or ()), *(array.get("codecs") or ()), *compressor])
+
+
+def _names(codecs: list[dict[str, Any]]) -> list[str]:
+    """Names of codecs, those inside shards in the place of the shards."""
+    found = []
+    for codec in codecs:
+        inner = (codec.get("configuration") or {}).get("codecs")
+        found += _names(inner) if inner else [str(codec.get("id", codec.get("name"))).removeprefix("numcodecs.")]
+    return found
 
 
 def _pixel_sides_um(axes: list[dict[str, Any]], transforms: list[dict[str, Any]]) -> tuple[float, float] | None:

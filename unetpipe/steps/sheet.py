@@ -2,14 +2,16 @@
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from unetpipe.errors import ConfigError, SourceError
+from unetpipe.annotations.qupath import iter_qupath
+from unetpipe.annotations.shapes import ClassNames
+from unetpipe.errors import AnnotationError, ConfigError, SourceError
 from unetpipe.examination import count_parts
 from unetpipe.geometry import Box
 from unetpipe.layouts import KNOWN, SHAPES, Pair, coco_pairs, find_pairs, iter_files, named, split_lists, with_splits
@@ -18,8 +20,8 @@ from unetpipe.sources.images import open_source
 
 __all__ = ["sheet"]
 
-# Annotations that are looked into, and the side in px of what is looked at.
-PEEKS, PEEK_PX = 3, 2048
+# Annotations that are looked into, and the side in px or the bytes of what is looked at.
+PEEKS, PEEK_PX, PEEK_BYTES = 3, 2048, 2**26
 
 
 def sheet(folder: Path, *, output: Path, split: str = "70,15,15", overwrite: bool = False) -> list[str]:
@@ -70,6 +72,8 @@ def sheet(folder: Path, *, output: Path, split: str = "70,15,15", overwrite: boo
     parts = ", ".join(f"{counts[name]} {name}" for name in ("train", "val", "test", "predict") if counts[name])
     kind = likely_kind([folder / pair.annotation for pair in annotated if pair.annotation])
     hint = [f"by their values, annotations are of kind {kind}: set annotate.kind to {kind}"] if kind else []
+    names = names_found([folder / pair.annotation for pair in annotated if pair.annotation])
+    hint += [f"objects are called {', '.join(names)}: set classes, or annotate.names, to that"] if names else []
     return [*notes, *more, f"{len(pairs)} images: {parts}", *hint, f"written to {output}; look through it"]
 
 
@@ -116,6 +120,18 @@ def written(folder: Path, path: PurePosixPath | None) -> str:
     if any(sign in text for sign in "{}\t\n\r") or text != text.strip():
         raise ConfigError(f"{text!r}: braces, tabs and line breaks cannot stand in a sample sheet; rename the file")
     return text
+
+
+def names_found(annotations: Sequence[Path]) -> list[str]:
+    """Names of the classes in the first GeoJSON files, sorted; none where these cannot be read or are large."""
+    names = ClassNames((), {})
+    for path in [path for path in annotations if path.suffix.lower() == ".geojson"][:PEEKS]:
+        try:
+            if path.stat().st_size <= PEEK_BYTES:
+                deque(iter_qupath(path, names=names, objects="all", notes=Counter()), maxlen=0)
+        except AnnotationError:
+            return []
+    return sorted(name for name in names.unknown if name)
 
 
 def likely_kind(annotations: Sequence[Path]) -> str:
