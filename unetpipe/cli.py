@@ -251,6 +251,20 @@ def predict(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="The configuration.")] = Path("config/config.yaml"),
+    images: Annotated[Path, typer.Option(help="Folder with the manifests of ingested images.")] = Path(
+        "results/images"
+    ),
+) -> None:
+    """Show the tiles that predict would take: memory, and arithmetic per pixel beside that of an infinite tile."""
+    from unetpipe.steps.plan import plan as step
+
+    for line in step(config, images=images):
+        typer.echo(line)
+
+
+@app.command()
 def segment(
     probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
     image: Annotated[Path, typer.Argument(help="Manifest of the image that they were predicted from.")],

@@ -215,7 +215,7 @@ def predict_tiles(
     shape = forward.members[0][1].shape
 
     def run() -> None:
-        held = handed(None, reading)
+        held, is_done = handed(None, reading), False
         try:
             if failed.is_set():
                 return
@@ -233,10 +233,11 @@ def predict_tiles(
             if not failed.is_set():
                 write(core, fetch())
                 watch(core, seconds)
-        except BaseException:
-            failed.set()
-            raise
+            is_done = True
         finally:
+            # The others stop where they are, so that whoever waits for the end need not wait for them, too.
+            if not is_done:
+                failed.set()
             held.release()
 
     with ThreadPoolExecutor(STAGES, thread_name_prefix="cores") as pool:
