@@ -15,7 +15,7 @@ from unetpipe.checkpoints import read_weights
 from unetpipe.devices import choose_device, keep_freed_memory, set_tensorfloat32, usable_threads, used_bytes
 from unetpipe.errors import ConfigError, ModelError
 from unetpipe.geometry import Box, TileGrid
-from unetpipe.inference import Forward, predict_tiles, source_box
+from unetpipe.inference import Forward, predict_tiles, source_boxes
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
 from unetpipe.multiscales import write_multiscale
@@ -91,7 +91,7 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         name = output.name.removesuffix(".json")
         write_multiscale(ledger.store, name=name, shapes=[shape], centred=True, **frame)
-        empty = len(grids[0]) - sum(tissue is None or tissue(tile.core).any() for tile in grids[0])
+        empty = sum(not tissue(tile.core).any() for tile in grids[0]) if tissue is not None else 0
         facts = {"shape": list(pixels.shape), "classes": shape[0], "scale": SCALE, "skipped_cores": empty}
         ledger.publish(facts | frame)
         write_cost(output, plan, progress, device)
@@ -112,7 +112,8 @@ def cores_left(
     grid: TileGrid, result: Plane, ledger: Ledger, tissue: Callable[[Box], NDArray[np.bool_]] | None
 ) -> tuple[list[Box], list[Box]]:
     """Cores that are not yet written whole: those to be computed, and those without tissue."""
-    left = [tile.core for tile in grid if any(name not in ledger for name, _ in shards_in(result, tile.core))]
+    cores = (core for _, core in shard_boxes("", grid.shape, grid.core_side))
+    left = [core for core in cores if any(name not in ledger for name, _ in shards_in(result, core))]
     empty = {core.start for core in left if tissue is not None and not tissue(core).any()}
     return [c for c in left if c.start not in empty], [c for c in left if c.start in empty]
 
@@ -144,8 +145,7 @@ def reader(
 ) -> Callable[[Box], NDArray[np.float32]]:
     """A function that gives normalised pixels, and decodes each chunk once."""
     limits = intensity_range(model.facts["intensity"], pixels.dtype, image.facts["percentiles"])
-    boxes = (source_box(window, pixels.shape) for core in cores for window in forward.windows(core))
-    shared = SharedReader(pixels, boxes, most_bytes=CACHE_BYTES)
+    shared = SharedReader(pixels, source_boxes(forward, cores), most_bytes=CACHE_BYTES)
     return lambda box: normalise(shared.read(box), limits)
 
 
