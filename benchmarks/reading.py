@@ -1,9 +1,10 @@
 """Reading a slide window by window with context, against whole rows without it and dask's map_overlap.
 
-Run: python benchmarks/reading.py [--side 8192] [--core 1024] [--context 92]
+Run: python benchmarks/reading.py [--side 8192] [--core 1024] [--depth 4]
 
-In MB of useful pixels per second of processor time, best of the runs, on the same RGB slide of noise in four grey values, which compresses to a
-third; and how often each chunk is decoded. Also how long it takes to list the work of 100,000 cores.
+In MB of useful pixels per second of processor time, best of the runs, on the same RGB slide of noise in four grey
+values, which compresses to a third; and how often each chunk is decoded. Also how long it takes to list the work of
+100,000 cores.
 """
 
 import argparse

@@ -110,7 +110,6 @@ def main() -> None:
     windows = [torch.rand(1, 3, *tile.window.shape).contiguous(memory_format=torch.channels_last) for tile in grid]
     with torch.inference_mode():
         bare = seconds(lambda: [network(window) for window in windows], options.runs)
-    del windows
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, trained = slide(folder, pixels), model(folder / "models" / "m.json", spec)

@@ -64,7 +64,7 @@ def test_an_ensemble_needs_the_memory_of_one_and_the_arithmetic_of_all() -> None
 def test_a_network_that_cannot_be_tiled_gets_the_whole_image() -> None:
     spec = DilatedUnetSpec(form="printed", base_width=4)
     assert plan_tiles([spec], shape=(700, 500)).core_px == 768
-    with pytest.raises(GeometryError, match="expected at least .* for cores of 20224 px"):
+    with pytest.raises(GeometryError, match=r"expected at least .* for cores of 20224 px"):
         plan_tiles([spec], shape=(20000, 20000))
 
 

@@ -11,7 +11,20 @@ PACKAGE = ROOT / "unetpipe"
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(
-        ["__init__", "errors", "geometry", "units", "fields", "netspecs", "specs", "fingerprint", "signals", "passes", "planning"], 0
+        [
+            "__init__",
+            "errors",
+            "geometry",
+            "units",
+            "fields",
+            "netspecs",
+            "specs",
+            "fingerprint",
+            "signals",
+            "passes",
+            "planning",
+        ],
+        0,
     ),
     "schedules": 0,
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),

@@ -14,7 +14,7 @@ from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.models import Model, folds_of, members, read_entries, seeded
 from unetpipe.parsing import spec_from_json
-from unetpipe.planning import FORMS, Plan, plan_tiles
+from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
@@ -163,8 +163,8 @@ class Config:
         """Tiles with which a model or ensemble predicts an image of a shape, or one that is larger than all cores."""
         spec = self.sections["predict"]
         networks = [self.models[one].spec.network for one in self.members(name)]
-        keys = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
-        return plan_tiles(networks, **keys, **({"shape": shape} if shape else {}))
+        keys: dict[str, Any] = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
+        return plan_tiles(networks, shape=shape or LARGE, **keys)
 
     def predict_mb(self, name: str) -> int:
         """Memory in MB (2^20 bytes) of a prediction's job."""

@@ -9,10 +9,12 @@ from unetpipe.geometry import TileGrid
 from unetpipe.netspecs import NetworkSpec
 from unetpipe.passes import count_pass, flops_at_the_limit
 
-__all__ = ["CACHE_BYTES", "FORMS", "MOST_PX", "Plan", "plan_tiles", "shard_of"]
+__all__ = ["CACHE_BYTES", "FORMS", "LARGE", "MOST_PX", "Plan", "plan_tiles", "shard_of"]
 
 FORMS = {"none": 1, "rot4": 4, "d4": 8, "paper7": 7}
 """Forms in which a network sees each window, by `predict.symmetries`."""
+LARGE = (2**20, 2**20)
+"""A slide that is larger than all cores."""
 SHARD_PX = 1024
 STEP_PX = 256
 MOST_PX = 4096
@@ -66,7 +68,7 @@ class Plan:
 def plan_tiles(
     networks: Sequence[NetworkSpec],
     *,
-    shape: tuple[int, int] = (2**20, 2**20),
+    shape: tuple[int, int] = LARGE,
     memory_gb: float = 4.0,
     core_px: int | None = None,
     forms: int = 1,
@@ -137,7 +139,9 @@ def shard_of(core_px: int) -> int:
     """
     if core_px <= SHARD_PX:
         return core_px
-    return next(core_px // n for n in range(2, core_px) if core_px // n <= SHARD_PX and core_px % (n * STEP_PX // 2) == 0)
+    return next(
+        core_px // n for n in range(2, core_px) if core_px // n <= SHARD_PX and core_px % (n * STEP_PX // 2) == 0
+    )
 
 
 def _candidates(networks: Sequence[NetworkSpec], shape: tuple[int, int]) -> list[int]:

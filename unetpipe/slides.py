@@ -217,7 +217,8 @@ def shard_boxes(name: str, shape: tuple[int, int], side: int | None = None) -> I
     step = side or default_shard_side(shape)
     for y in range(0, shape[0], step):
         for x in range(0, shape[1], step):
-            yield f"{name}/{y // step}/{x // step}", Box(start=(y, x), stop=(y + step, x + step)).clipped(shape)
+            stop = (min(y + step, shape[0]), min(x + step, shape[1]))
+            yield f"{name}/{y // step}/{x // step}", Box(start=(y, x), stop=stop)
 
 
 def default_shard_side(shape: tuple[int, ...]) -> int:

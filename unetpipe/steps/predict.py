@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unetpipe.checkpoints import read_weights
-from unetpipe.devices import choose_device, keep_freed_memory, set_tensorfloat32, usable_threads, used_bytes
+from unetpipe.devices import keep_freed_memory, lease_device, set_tensorfloat32, usable_threads, used_bytes
 from unetpipe.errors import ConfigError, ModelError
 from unetpipe.geometry import Box, TileGrid
 from unetpipe.inference import Forward, predict_tiles, source_boxes
@@ -61,8 +61,7 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
         check_fit(source, trained)
         pixels, nets = open_plane(source.store / "0"), [network_spec(model.facts["network"]) for model in trained]
         forms = GROUPS[spec.symmetries]
-        keys = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": len(forms)}
-        plan = plan_tiles(nets, shape=pixels.shape, **keys)
+        plan = plan_tiles(nets, shape=pixels.shape, memory_gb=spec.memory_gb, core_px=spec.core_px, forms=len(forms))
         device = prepare(threads)
         grids = [TileGrid(shape=pixels.shape, core_side=plan.core_px, geometry=net.geometry) for net in nets]
         networks = [loaded(net, model, device) for net, model in zip(nets, trained, strict=True)]
@@ -100,9 +99,11 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
 def prepare(threads: int) -> torch.device:
     """Set what makes computing fast, and equal on equal machines."""
     torch.set_num_threads(usable_threads(threads))
-    device = choose_device()
+    device = lease_device()
     set_tensorfloat32(False)
-    if device.type == "cpu":
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
         keep_freed_memory()
         log.warning("predict: no GPU to use; using the CPU with %d threads", torch.get_num_threads())
     return device
