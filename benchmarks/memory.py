@@ -34,13 +34,13 @@ def stage(*words: str) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
-def model(path: Path) -> Path:
+def model(path: Path, spec: UnetSpec = NETWORK) -> Path:
     """A model of random parameters, with its manifest."""
-    with open_ledger(path, stage="train", spec=TrainSpec(network=NETWORK), code="train@0") as ledger:
-        state = build_network(NETWORK, seed=1).state_dict()
+    with open_ledger(path, stage="train", spec=TrainSpec(network=spec), code="train@0") as ledger:
+        state = build_network(spec, seed=1).state_dict()
         digest = write_weights(ledger.store / "weights.safetensors", state)
         ledger.append("weights", digest)
-        network = {name: getattr(NETWORK, name) for name in NETWORK.__slots__}
+        network = {name: getattr(spec, name) for name in spec.__slots__}
         facts = {"network": network, "intensity": "range", "pixel_size_um": None, "weights": digest}
         ledger.publish(facts)
     return path

@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from unetpipe.errors import GeometryError, ModelError
-from unetpipe.geometry import Box, TileGrid
-from unetpipe.inference import Forward, predict_image, predict_tiles, read_window, source_box
+from unetpipe.geometry import Box, TileGrid, mirror, unet_geometry
+from unetpipe.inference import Forward, predict_image, predict_tiles, read_window, source_box, source_boxes
 from unetpipe.networks import build_network
 from unetpipe.specs import UnetSpec
 from unetpipe.symmetries import GROUPS
@@ -142,6 +142,32 @@ def test_windows_are_mirrored_without_repeating_the_edge(shape: tuple[int, int])
         pads[axis] = (before, after)
         expected = np.pad(expected, pads, mode="edge" if image.shape[axis] == 1 else "reflect")
     assert np.array_equal(found, expected)
+
+
+def test_what_is_read_of_an_image_is_what_stands_in_the_window() -> None:
+    """500 windows, in, across and far beyond small images, against mirroring index by index."""
+    rng = np.random.default_rng(4)
+    for _ in range(500):
+        shape = (int(rng.integers(1, 12)), int(rng.integers(1, 12)))
+        start = rng.integers(-30, 12, 2)
+        start = np.minimum(start, np.array(shape) - 1)
+        stop = np.maximum(start, 0) + rng.integers(1, 30, 2)
+        window = Box(start=tuple(start.tolist()), stop=tuple(stop.tolist()))
+        rows, columns = ([mirror(i, n) for i in range(a, b)] for a, b, n in zip(start, stop, shape, strict=True))
+        box = source_box(window, shape)
+        assert box.start == (min(rows), min(columns)) and box.stop == (max(rows) + 1, max(columns) + 1)
+        image = rng.random((1, *shape), dtype=np.float32)
+        found = read_window(lambda box, image=image: image[(slice(None), *box.slices)], shape, window)
+        assert np.array_equal(found[0], image[0][np.ix_(rows, columns)])
+
+
+def test_boxes_are_known_before_they_are_read() -> None:
+    grids = [TileGrid(shape=(700, 333), core_side=96, geometry=unet_geometry(depth)) for depth in (2, 4)]
+    forward = Forward(members=[(NETWORK, grid) for grid in grids], device=CPU)
+    cores = [tile.core for tile in grids[0]][3:20:2]
+    expected = [{source_box(window, (700, 333)) for window in forward.windows(core)} for core in cores]
+    found = list(source_boxes(forward, cores))
+    assert [{*found[2 * n : 2 * n + 2]} for n in range(len(cores))] == expected
 
 
 def test_failure_in_a_tile_ends_the_run() -> None:

@@ -272,6 +272,20 @@ def predict(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="The configuration.")] = Path("config/config.yaml"),
+    images: Annotated[Path, typer.Option(help="Folder with the manifests of ingested images.")] = Path(
+        "results/images"
+    ),
+) -> None:
+    """Show the tiles that predict would take: memory, and arithmetic per pixel beside that of an infinite tile."""
+    from unetpipe.steps.plan import plan as step
+
+    for line in step(config, images=images):
+        typer.echo(line)
+
+
+@app.command()
 def tune(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests of probabilities and labels of each sample.")],
     output: Output,

@@ -16,6 +16,7 @@ from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.geometry import NetGeometry
 from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json
+from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
@@ -161,6 +162,17 @@ class Config:
     def training_modules(self, model: str) -> list[str]:
         """Modules that a training chooses at run time: of its network, and of patches that it draws itself."""
         return self.network_modules(model) + ([] if self.sections["augment"].copies else ["unetpipe.draws"])
+
+    def plan(self, name: str, shape: tuple[int, int] | None = None) -> Plan:
+        """Tiles with which a model or ensemble predicts an image of a shape, or one that is larger than all cores."""
+        spec = self.sections["predict"]
+        networks = [self.models[one].spec.network for one in self.members(name)]
+        keys: dict[str, Any] = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
+        return plan_tiles(networks, shape=shape or LARGE, **keys)
+
+    def predict_mb(self, name: str) -> int:
+        """Memory in MB (2^20 bytes) of a prediction's job."""
+        return -(-self.plan(name).host_bytes // 2**20)
 
     @property
     def trained_names(self) -> str:

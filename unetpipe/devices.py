@@ -1,12 +1,16 @@
 """What computes: processors and GPUs."""
 
 import ctypes
+import fcntl
+import logging
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from numpy.typing import NDArray
@@ -14,20 +18,26 @@ from torch import Tensor
 
 from unetpipe.errors import ConfigError
 
-# Options of the C library's mallopt.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-
 __all__ = [
     "choose_device",
     "choose_devices",
     "download",
     "keep_freed_memory",
+    "lease_device",
     "set_tensorfloat32",
     "total_bytes",
     "upload",
     "usable_threads",
     "used_bytes",
 ]
+
+log = logging.getLogger(__name__)
+
+# Locked files, open until the process ends.
+LEASES: list[IO[str]] = []
+
+# Options of the C library's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def usable_threads(wanted: int) -> int:
@@ -38,6 +48,33 @@ def usable_threads(wanted: int) -> int:
 def choose_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def lease_device() -> torch.device:
+    """A GPU that no other process of this user has leased, until this process ends; the CPU if there is no GPU.
+
+    Notes
+    -----
+    A workflow counts GPUs but names none, so its jobs agree by lock files in the folder for temporary files, named by
+    the GPUs' own numbers; only those that CUDA_VISIBLE_DEVICES shows count. Where all are leased, the first is shared,
+    with a warning.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    folder = Path(tempfile.gettempdir()) / f"unetpipe-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for number in range(torch.cuda.device_count()):
+        lock = (folder / f"{torch.cuda.get_device_properties(number).uuid}.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            LEASES.append(lock)
+            return torch.device("cuda", number)
+    log.warning("all GPUs are in use by other jobs; sharing the first: run as many jobs at once as there are GPUs")
+    return torch.device("cuda", 0)
 
 
 def choose_devices(gpus: int) -> Sequence[torch.device]:

@@ -6,9 +6,10 @@ by dask: while the network computes one, the next is read and the last is writte
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import dask.threaded
@@ -24,7 +25,7 @@ from unetpipe.geometry import Box, NetGeometry, TileGrid
 from unetpipe.networks import class_logits
 from unetpipe.symmetries import GROUPS, Symmetry, applied, undone
 
-__all__ = ["Forward", "Member", "predict_image", "predict_tiles", "read_window", "source_box"]
+__all__ = ["Forward", "Member", "predict_image", "predict_tiles", "read_window", "source_box", "source_boxes"]
 
 ReadBox: TypeAlias = Callable[[Box], NDArray[np.float32]]
 WriteCore: TypeAlias = Callable[[Box, NDArray[Any]], None]
@@ -51,19 +52,44 @@ def source_box(window: Box, shape: tuple[int, int]) -> Box:
     """
     if window.clipped(shape) == window:
         return window
-    rows, columns = mirrored(window, shape)
-    start, stop = (int(rows.min()), int(columns.min())), (int(rows.max()) + 1, int(columns.max()) + 1)
-    return Box(start=start, stop=stop)
+    spans = []
+    for first, last, size in zip(window.start, window.stop, shape, strict=True):
+        # Mirrored, position -1 is 1 and position size is size - 2.
+        start = min(first, 2 * size - 1 - last) if last > size else first
+        stop = max(last, 1 - first) if first < 0 else last
+        spans.append((max(start, 0), min(stop, size)))
+    (top, bottom), (left, right) = spans
+    return Box(start=(top, left), stop=(bottom, right))
 
 
-def mirrored(window: Box, shape: tuple[int, int]) -> list[NDArray[np.int64]]:
-    """Rows and columns of the image that stand in a window, mirrored without repeating the edge."""
-    indices = []
-    for first, stop, size in zip(window.start, window.stop, shape, strict=True):
-        period = max(2 * (size - 1), 1)
-        place = np.arange(first, stop) % period
-        indices.append(np.minimum(place, period - place) if size > 1 else place)
-    return indices
+def source_boxes(forward: "Forward", cores: Iterable[Box]) -> Iterator[Box]:
+    """What `predict_tiles` reads of the image, in that order.
+
+    Parameters
+    ----------
+    forward : Forward
+        The networks.
+    cores : iterable of Box
+        As they are given to `predict_tiles`.
+
+    Yields
+    ------
+    Box
+        Inside the image.
+    """
+    shape = forward.members[0][1].shape
+
+    @cache
+    def spans(axis: int, first: int, last: int) -> list[tuple[int, int]]:
+        """First and last row, or column, of what is read; cores share theirs with many others."""
+        core = Box(start=(first, 0), stop=(last, 1)) if axis == 0 else Box(start=(0, first), stop=(1, last))
+        boxes = [source_box(window, shape) for window in forward.windows(core)]
+        return [(box.start[axis], box.stop[axis]) for box in boxes]
+
+    for core in cores:
+        rows, columns = (spans(axis, core.start[axis], core.stop[axis]) for axis in (0, 1))
+        for (top, bottom), (left, right) in zip(rows, columns, strict=True):
+            yield Box(start=(top, left), stop=(bottom, right))
 
 
 def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[np.float32]:
@@ -87,8 +113,15 @@ def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[n
     pixels = read(inside)
     if inside == window:
         return pixels
-    rows, columns = (i - origin for i, origin in zip(mirrored(window, shape), inside.start, strict=True))
-    return pixels[:, rows[:, None], columns]
+    # Mirrored at a border that the box inside touches; a single row or column repeats.
+    for axis in (0, 1):
+        before, after = max(-window.start[axis], 0), max(window.stop[axis] - shape[axis], 0)
+        pads = [(0, 0)] * 3
+        pads[1 + axis] = (before, after)
+        pixels = np.pad(pixels, pads, mode="reflect" if shape[axis] > 1 else "edge") if before or after else pixels
+    y, x = (max(w, 0) - i for w, i in zip(window.start, inside.start, strict=True))
+    height, width = window.shape
+    return pixels[:, y : y + height, x : x + width]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,9 +150,9 @@ class Forward:
     symmetries: Sequence[Symmetry] = GROUPS["none"]
     side: int = 2**31
 
-    def windows(self, core: Box) -> set[Box]:
-        """What is read of the image, which it may reach out of, to compute a core."""
-        return {grid.tile_of(core).window for _, grid in self.members}
+    def windows(self, core: Box) -> list[Box]:
+        """What is read of the image, which it may reach out of, to compute a core: one window per geometry."""
+        return [grid.tile_of(core).window for grid in dict.fromkeys(grid for _, grid in self.members)]
 
     def probabilities(self, core: Box, windows: Mapping[Box, Tensor]) -> Tensor:
         """The (K, y, x) float32 probabilities of a core, of its (C, n, m) windows.
@@ -215,7 +248,7 @@ def predict_tiles(
     shape = forward.members[0][1].shape
 
     def run() -> None:
-        held = handed(None, reading)
+        held, is_done = handed(None, reading), False
         try:
             if failed.is_set():
                 return
@@ -233,10 +266,11 @@ def predict_tiles(
             if not failed.is_set():
                 write(core, fetch())
                 watch(core, seconds)
-        except BaseException:
-            failed.set()
-            raise
+            is_done = True
         finally:
+            # The others stop where they are, so that whoever waits for the end need not wait for them, too.
+            if not is_done:
+                failed.set()
             held.release()
 
     with ThreadPoolExecutor(STAGES, thread_name_prefix="cores") as pool:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unetpipe.checkpoints import read_weights
-from unetpipe.devices import choose_device, keep_freed_memory, set_tensorfloat32, usable_threads, used_bytes
+from unetpipe.devices import keep_freed_memory, lease_device, set_tensorfloat32, usable_threads, used_bytes
 from unetpipe.errors import ConfigError, ModelError
 from unetpipe.geometry import Box, TileGrid
-from unetpipe.inference import Forward, predict_tiles, source_box
+from unetpipe.inference import Forward, predict_tiles, source_boxes
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
 from unetpipe.multiscales import write_multiscale
@@ -61,8 +61,7 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
         check_fit(source, trained)
         pixels, nets = open_plane(source.store / "0"), [network_spec(model.facts["network"]) for model in trained]
         forms = GROUPS[spec.symmetries]
-        keys = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": len(forms)}
-        plan = plan_tiles(nets, shape=pixels.shape, **keys)
+        plan = plan_tiles(nets, shape=pixels.shape, memory_gb=spec.memory_gb, core_px=spec.core_px, forms=len(forms))
         device = prepare(threads)
         grids = [TileGrid(shape=pixels.shape, core_side=plan.core_px, geometry=net.geometry) for net in nets]
         networks = [loaded(net, model, device) for net, model in zip(nets, trained, strict=True)]
@@ -91,7 +90,7 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         name = output.name.removesuffix(".json")
         write_multiscale(ledger.store, name=name, shapes=[shape], centred=True, **frame)
-        empty = len(grids[0]) - sum(tissue is None or tissue(tile.core).any() for tile in grids[0])
+        empty = sum(not tissue(tile.core).any() for tile in grids[0]) if tissue is not None else 0
         facts = {"shape": list(pixels.shape), "classes": shape[0], "scale": SCALE, "skipped_cores": empty}
         ledger.publish(facts | frame)
         write_cost(output, plan, progress, device)
@@ -100,9 +99,11 @@ def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictS
 def prepare(threads: int) -> torch.device:
     """Set what makes computing fast, and equal on equal machines."""
     torch.set_num_threads(usable_threads(threads))
-    device = choose_device()
+    device = lease_device()
     set_tensorfloat32(False)
-    if device.type == "cpu":
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
         keep_freed_memory()
         log.warning("predict: no GPU to use; using the CPU with %d threads", torch.get_num_threads())
     return device
@@ -112,7 +113,8 @@ def cores_left(
     grid: TileGrid, result: Plane, ledger: Ledger, tissue: Callable[[Box], NDArray[np.bool_]] | None
 ) -> tuple[list[Box], list[Box]]:
     """Cores that are not yet written whole: those to be computed, and those without tissue."""
-    left = [tile.core for tile in grid if any(name not in ledger for name, _ in shards_in(result, tile.core))]
+    cores = (core for _, core in shard_boxes("", grid.shape, grid.core_side))
+    left = [core for core in cores if any(name not in ledger for name, _ in shards_in(result, core))]
     empty = {core.start for core in left if tissue is not None and not tissue(core).any()}
     return [c for c in left if c.start not in empty], [c for c in left if c.start in empty]
 
@@ -144,8 +146,7 @@ def reader(
 ) -> Callable[[Box], NDArray[np.float32]]:
     """A function that gives normalised pixels, and decodes each chunk once."""
     limits = intensity_range(model.facts["intensity"], pixels.dtype, image.facts["percentiles"])
-    boxes = (source_box(window, pixels.shape) for core in cores for window in forward.windows(core))
-    shared = SharedReader(pixels, boxes, most_bytes=CACHE_BYTES)
+    shared = SharedReader(pixels, source_boxes(forward, cores), most_bytes=CACHE_BYTES)
     return lambda box: normalise(shared.read(box), limits)
 
 
