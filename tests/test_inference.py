@@ -1,5 +1,7 @@
 """Tiled inference is one pass over the mirrored image, whatever the tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,9 @@ def test_out_of_memory_with_the_smallest_tile_ends_in_one_line() -> None:
     image = np.zeros((1, 50, 50), np.float32)
     with pytest.raises(ModelError, match="out of memory with tiles of 4 px"):
         predict_image(Narrow(10, MemoryError), image, SPEC.geometry, core_side=48, device=CPU)
+    whole = replace(SPEC.geometry, tileable=False)
+    with pytest.raises(ModelError, match="out of memory with tiles of 50 px"):
+        predict_image(Narrow(10, MemoryError), image, whole, core_side=52, device=CPU)
     with pytest.raises(RuntimeError, match="total dims"):
         predict_image(torch.nn.Flatten(), image, SPEC.geometry, core_side=48, device=CPU)
 

@@ -54,7 +54,7 @@ def main() -> NoReturn:
     except UnetpipeError as error:
         end(str(error), 2)
     except MemoryError:
-        end("out of memory; lower predict.core_px or augment.input_px, or run fewer jobs at once", 2)
+        end("out of memory; lower predict.memory_gb or augment.input_px, or run fewer jobs at once", 2)
     except OSError as error:
         reasons = {
             errno.ENOSPC: "no space left on the disk; make room and give the same command again",

@@ -171,8 +171,12 @@ class Config:
         return plan_tiles(networks, shape=shape or LARGE, **keys)
 
     def predict_mb(self, name: str) -> int:
-        """Memory in MB (2^20 bytes) of a prediction's job."""
-        return -(-self.plan(name).host_bytes // 2**20)
+        """Memory in MB (2^20 bytes) of a prediction's job; the whole budget where the image is needed for a plan."""
+        try:
+            needed = self.plan(name).host_bytes
+        except GeometryError:
+            needed = int(1e9 * self.sections["predict"].memory_gb)
+        return -(-needed // 2**20)
 
     @property
     def trained_names(self) -> str:

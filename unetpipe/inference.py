@@ -169,12 +169,13 @@ class Forward:
                 if not is_out_of_memory(error):
                     raise
             # Behind the handler: the error holds all tensors that it came through.
-            stride = max(grid.geometry.stride for _, grid in self.members)
-            half = min(self.side, max(core.shape)) // 2 // stride * stride
-            if half < stride:
+            nets = [grid.geometry for _, grid in self.members]
+            stride, side = max(net.stride for net in nets), min(self.side, max(core.shape))
+            half = side // 2 // stride * stride
+            if half < stride or not all(net.tileable for net in nets):
                 raise ModelError(
-                    f"predict: out of memory with tiles of {stride} px, the smallest; use a smaller network, or run "
-                    "fewer jobs at once"
+                    f"predict: out of memory with tiles of {side} px, the smallest for this network; use a narrower "
+                    "one, or run fewer jobs at once"
                 )
             self.side = half
             if self.device.type == "cuda":

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unetpipe.config import read_config
-from unetpipe.errors import StoreError
+from unetpipe.errors import GeometryError, StoreError
 from unetpipe.manifests import read_manifest
 
 __all__ = ["plan"]
@@ -38,8 +38,12 @@ def plan(config: Path, *, images: Path) -> Iterator[str]:
                     shape = tuple(read_manifest(images / f"{sample}.json", stage="ingest").facts["shape"])
                 except StoreError:
                     continue
-            found = chosen.plan(model, shape)
             height, width = shape or ("any", "any")
+            try:
+                found = chosen.plan(model, shape)
+            except GeometryError as error:
+                yield row((model, sample, str(height), str(width), f"  {error}"))
+                continue
             memory = [f"{n / 1e9:.2f}" for n in (found.host_bytes, found.device_bytes)]
             sides = [str(n) for n in (found.core_px, found.window_px, found.cores if sample else "")]
             arithmetic = [f"{found.flops_per_px / 1e3:.0f}", f"{found.work:.3f}"]

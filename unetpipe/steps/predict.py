@@ -162,7 +162,7 @@ def write_cost(output: Path, plan: Plan, progress: TileProgress, device: torch.d
         "mpx_per_s": round(progress.rate / 1e6, 4),
         "busy": round(progress.busy, 3),
     }
-    path = output.parents[2] / "costs" / "predict" / output.parent.name / output.name
+    path = output.parent.parent.parent / "costs" / "predict" / output.parent.name / output.name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(cost).encode())
 
