@@ -58,7 +58,7 @@ ONLY_IN = {
     "typer": {"cli"},
 }
 # Longer than 400 lines, and why.
-LONG: dict[str, str] = {}
+LONG: dict[str, str] = {"cli.py": "a list of commands, one behind the other"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

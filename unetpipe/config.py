@@ -166,7 +166,7 @@ class Config:
     def plan(self, name: str, shape: tuple[int, int] | None = None) -> Plan:
         """Tiles with which a model or ensemble predicts an image of a shape, or one that is larger than all cores."""
         spec = self.sections["predict"]
-        networks = [self.models[one].spec.network for one in self.members(name)]
+        networks = [self.models[one].network for one in self.members(name)]
         keys: dict[str, Any] = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
         return plan_tiles(networks, shape=shape or LARGE, **keys)
 

@@ -164,7 +164,7 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor
-    with torch.cuda.stream(torch.cuda.Stream(device)) as stream:
+    with torch.cuda.stream(torch.cuda.Stream(device)) as stream:  # type: ignore[no-untyped-call]
         there = tensor.pin_memory().to(device, non_blocking=True)
         stream.synchronize()
     # Its memory is not given away before the stream that computes is done with it.
@@ -189,7 +189,7 @@ def download(tensor: Tensor) -> Callable[[], NDArray[Any]]:
         return tensor.numpy
     there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     there.copy_(tensor, non_blocking=True)
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
 
     def wait() -> NDArray[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from unetpipe.config import Config
 from unetpipe.netspecs import NetworkSpec
+from unetpipe.planning import FORMS
 from unetpipe.specs import TrainSpec
 
 __all__ = ["Needs", "needs", "requests", "unpacked_mb"]
@@ -21,7 +22,7 @@ WHOLE = {".jpg", ".jpeg", ".png", ".bmp"}
 # Python with the libraries of a stage; those that compute with torch need more.
 PLAIN_MB, TORCH_MB = 1000, 2000
 # Bytes of a training step per pixel and channel of the first level: all maps that the gradient needs.
-STEP_BYTES, TILE_BYTES = 130, 40
+STEP_BYTES = 130
 # Bytes of 30 parameters, their gradients, momenta and averages: the network of 2015 has 30 w² 4^d of them.
 PARAMETER_BYTES = 720
 # Seconds on one slow core per pixel and squared channel of the first level, per patch and per predicted pixel.
@@ -106,7 +107,7 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
     what is validated on take an image as a whole, and so do formats that cannot be read in parts. The size in pixels
     is estimated from that of the file. Networks count by the channels w of their first level and the side s of what
     they see: a training step of a network of depth d keeps about 130 w s² + 720 w² 4^d bytes, its maps and its
-    parameters, a tile takes 40 w s² bytes.
+    parameters; what a tile takes is planned.
     """
     image = source_mb(config, sample) if sample else 0.0
     minutes, mem, disk = 10.0 + image / 100, float(PLAIN_MB), image
@@ -129,14 +130,13 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
         mem = TORCH_MB
     elif stage == "predict":
         members = [config.models[one].network for one in config.members(model)]
-        window = max(network.geometry.input_side(sections["predict"].core_px) for network in members)
-        width, classes = max(width_of(network) for network in members), max(network.classes for network in members)
-        forms = {"none": 1, "rot4": 4, "d4": 8, "paper7": 7}[sections["predict"].symmetries]
-        mem = TORCH_MB + TILE_BYTES * width * window**2 / 1e6
+        classes = max(network.classes for network in members)
+        forms = FORMS[sections["predict"].symmetries]
+        mem = config.predict_mb(model)
         minutes += 20 + sum(TILE_S * width_of(network) ** 2 for network in members) * forms * image * 1e6 / 60
         disk *= 2 * classes
     elif stage == "segment":
-        mem += 1000 + 32 * sections["predict"].core_px ** 2 / 1e6
+        mem += 1000 + 32 * config.plan(model).shard_px ** 2 / 1e6
         disk *= 2
     elif stage == "evaluate":
         mem += 500 + (40 * image if sections["evaluate"].thin else 0)

@@ -121,7 +121,7 @@ class KerasUnet(nn.Module):
             features = up(features)
             features = torch.cat([skips.pop(), features], dim=1)
             # One by one: called as a whole, they would hold their input until the end, half of the peak memory.
-            for layer in convolutions:
+            for layer in convolutions.children():
                 features = layer(features)
         logits: Tensor = self.last(self.head(features))
         return logits

@@ -123,7 +123,7 @@ class Unet(nn.Module):
             features = self.raised(up(features))
             features = torch.cat([features, centre_crop(skips.pop(), features)], dim=1)
             # One by one: called as a whole, they would hold their input until the end, half of the peak memory.
-            for layer in convolutions:
+            for layer in convolutions.children():
                 features = layer(features)
         logits: Tensor = self.head(features)
         return logits

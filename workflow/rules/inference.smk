@@ -18,7 +18,6 @@ rule predict:
         **requests(CONFIG, "predict"),
         tmpdir=TMPDIR,
         gpu=1,
-        mem_mb=lambda wildcards: CONFIG.predict_mb(wildcards.model),
     params:
         spec=CONFIG.spec("predict"),
         code=lambda wildcards: fingerprint("unetpipe.steps.predict", *CONFIG.network_modules(wildcards.model)),
