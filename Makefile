@@ -1,9 +1,10 @@
 # make run: the workflow with config/config.yaml.  make test, make lint: what .ci/run calls, too.
 # make cluster: the workflow through a SLURM that it starts; root, slurm-wlm and munge are needed.
+# make faults: kills, full disks, damage and more, many times: an hour; writes docs/faults.md.
 # make lock: resolve the lock files anew.  make clean: remove .venv and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test cluster lint lock clean
+.PHONY: run test cluster faults lint lock clean
 
 PYTHON = python3
 VENV = .venv
@@ -21,6 +22,11 @@ test: $(VENV)/.installed-dev
 
 cluster: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster tests/cluster
+
+faults: $(VENV)/.installed-dev
+	$(ENTER) && UNETPIPE_FAULTS_TABLE=docs/faults.md OMP_NUM_THREADS=1 \
+		pytest -q -n auto -m 'faults or not faults' tests/faults
+	cat docs/faults.md
 
 lint: $(VENV)/.installed-dev
 	$(ENTER) && ruff check --quiet

@@ -1,12 +1,14 @@
 """Peak memory of the stages that read slides, on a small one and on a large one: it must not grow with the slide.
 
-Run: python benchmarks/memory.py [--sides 4096 16384] [--folder DIR]
+Run: python benchmarks/memory.py [--sides 4096 16384] [--empty 65536] [--folder DIR]
 
 Each stage runs in a process of its own, as in the workflow; its peak resident memory is what the kernel counted. The
-network is narrow (depth 2, base width 4, random parameters), so that the large slide takes minutes.
+network is narrow (depth 2, base width 4, random parameters), so that the large slide takes minutes. A slide that is
+empty but for 2048 x 2048 px shows that memory does not grow with what is skipped.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -14,12 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from unetpipe.checkpoints import write_weights
 from unetpipe.manifests import open_ledger
 from unetpipe.networks import build_network
-from unetpipe.specs import TrainSpec, UnetSpec
+from unetpipe.slides import create_plane
+from unetpipe.specs import IngestSpec, TrainSpec, UnetSpec
 
 NETWORK = UnetSpec(depth=2, base_width=4)
 
@@ -34,22 +38,45 @@ def stage(*words: str) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
-def model(path: Path) -> Path:
+def model(path: Path, spec: UnetSpec = NETWORK) -> Path:
     """A model of random parameters, with its manifest."""
-    with open_ledger(path, stage="train", spec=TrainSpec(network=NETWORK), code="train@0") as ledger:
-        state = build_network(NETWORK, seed=1).state_dict()
+    with open_ledger(path, stage="train", spec=TrainSpec(network=spec), code="train@0") as ledger:
+        state = build_network(spec, seed=1).state_dict()
         digest = write_weights(ledger.store / "weights.safetensors", state)
         ledger.append("weights", digest)
-        network = {name: getattr(NETWORK, name) for name in NETWORK.__slots__}
+        network = {name: getattr(spec, name) for name in spec.__slots__}
         facts = {"network": network, "intensity": "range", "pixel_size_um": None, "weights": digest}
         ledger.publish(facts)
+    return path
+
+
+def empty_slide(path: Path, side: int) -> Path:
+    """An ingested image of zeros whose tissue mask holds a square in the middle; all shards are one file."""
+    with open_ledger(path, stage="ingest", spec=IngestSpec(), code="ingest@0") as ledger:
+        plane = create_plane(ledger.store / "0", shape=(1, side, side), dtype=np.uint8, shard_side=1024)
+        (_, first), *others = plane.iter_shards()
+        digest = plane.write_shard(first, np.zeros((1, 1024, 1024), np.uint8))
+        for _, box in others:
+            link = plane.shard_path((box.start[0] // 1024, box.start[1] // 1024))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(plane.shard_path((0, 0)))
+        ledger.append("0", digest)
+        tissue = np.zeros((side // 32, side // 32), np.uint8)
+        tissue[side // 64 - 32 : side // 64 + 32, side // 64 - 32 : side // 64 + 32] = 1
+        mask = create_plane(ledger.store / "tissue" / "0", shape=tissue.shape, dtype=np.uint8)
+        for _, box in mask.iter_shards():
+            mask.write_shard(box, tissue[box.slices])
+        facts = {"channels": 1, "shape": [side, side], "percentiles": [[0, 255]], "nominal_um": None}
+        ledger.publish(facts | {"pixel_size_um": None, "factor": 1.0, "tissue": {"level": 5}})
     return path
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sides", type=int, nargs="+", default=[4096, 16384])
+    parser.add_argument("--sides", type=int, nargs="*", default=[4096, 16384])
+    parser.add_argument("--empty", type=int, nargs="*", default=[65536], help="multiples of 4096")
+    parser.add_argument("--memory-gb", type=float, default=2.0)
     parser.add_argument("--folder", default=None)
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}")
@@ -72,13 +99,25 @@ def main() -> None:
                     str(trained),
                     "--output",
                     str(folder / f"probabilities/m/{side}.json"),
+                    "--spec",
+                    f'{{"memory_gb": {options.memory_gb}}}',
                 ),
             }
             for verb, words in runs.items():
                 seconds, peak = stage(*words)
                 peaks[verb].append(peak)
                 print(f"{side:>8} {verb:>8} {seconds:>8.1f} {side**2 / seconds / 1e6:>6.1f} {peak:>8.0f}", flush=True)
-    for verb, values in peaks.items():
+        for side in options.empty:
+            image = empty_slide(folder / "images" / f"empty{side}.json", side)
+            output, spec = folder / f"probabilities/m/empty{side}.json", '{"tissue_only": true, "memory_gb": %s}'
+            words = ("predict", str(image), str(trained), "--output", str(output))
+            seconds, peak = stage(*words, "--spec", spec % options.memory_gb)
+            peaks["predict"].append(peak)
+            print(f"{side:>8} {'empty':>8} {seconds:>8.1f} {side**2 / seconds / 1e6:>6.1f} {peak:>8.0f}", flush=True)
+        for path in sorted((folder / "costs" / "predict" / "m").glob("*.json")):
+            cost = json.loads(path.read_text())
+            print(f"predict {path.stem}: planned {cost['planned_mb']} MB, took {cost['peak_mb']} MB")
+    for verb, values in ((verb, values) for verb, values in peaks.items() if values):
         print(f"{verb}: largest / smallest peak {max(values) / min(values):.3f}")
 
 

@@ -31,23 +31,27 @@ from unetpipe.training import fit
 from unetpipe.trainstate import start
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Duration of a call, until the device is done."""
-    begun = time.perf_counter()
+def seconds(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Duration of a call, until the device is done, and the time of all processors that it took."""
+    begun, busy = time.perf_counter(), time.process_time()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - busy
 
 
 def compared(
     first: Callable[[], object], second: Callable[[], object], rounds: int, device: torch.device
 ) -> list[float]:
-    """Medians of both durations and of their ratio; the two take turns, so that a busy machine slows both."""
+    """Medians of both durations, of their ratio, and of that of the processors' times.
+
+    The two take turns, so that a busy machine slows both; what it steals in one of the turns is in no processor's time.
+    """
     for call in (first, second):
         call()
-    pairs = [(seconds(first, device), seconds(second, device)) for _ in range(rounds)]
-    return [statistics.median(values) for values in zip(*((a, b, a / b) for a, b in pairs), strict=True)]
+    pairs = [(*seconds(first, device), *seconds(second, device)) for _ in range(rounds)]
+    rows = [(a, b, a / b, busy_a / busy_b) for a, busy_a, b, busy_b in pairs]
+    return [statistics.median(values) for values in zip(*rows, strict=True)]
 
 
 def filled_store(folder: Path, spec: TrainSpec, input_px: int) -> PatchStore:
@@ -165,7 +169,7 @@ def main() -> None:
         with torch.no_grad():
             matrix = torch.rand(2048, 2048)
             forward = flops_of(lambda: network.eval()(image))
-            passes, products, _ = compared(lambda: network(image), lambda: matrix @ matrix, options.rounds, device)
+            passes, products, *_ = compared(lambda: network(image), lambda: matrix @ matrix, options.rounds, device)
         rate, peer = forward / passes / 1e9, 2 * 2048**3 / products / 1e9
         print(
             f"forward {forward / 1e9:.1f} GFLOP, {rate:.0f} GFLOP/s; matrices {peer:.0f} GFLOP/s; "
@@ -178,10 +182,10 @@ def main() -> None:
         truth = torch.randint(0, 2, (1, side, side), device=device, dtype=torch.uint8)
         bare = bare_loop(network, spec, (image, truth, torch.rand(1, side, side, device=device)))
         whole = fitting(spec, store, device, workers=min(2, options.threads - 1))
-        fitted, plain, ratio = compared(whole, bare, options.rounds, device)
+        fitted, plain, ratio, busy = compared(whole, bare, options.rounds, device)
         print(
             f"step of fit {1e3 * fitted / spec.steps:.2f} ms, of the bare loop {1e3 * plain / spec.steps:.2f} ms; "
-            f"median ratio {ratio:.3f}"
+            f"median ratio {ratio:.3f}, of the processors' times {busy:.3f}"
         )
         logging.getLogger("unetpipe").setLevel(logging.INFO)
         whole()
@@ -193,7 +197,7 @@ def main() -> None:
             build_network(spec.network, seed=1).to(device, memory_format=torch.channels_last), image
         )
         loop()
-        alone = statistics.median(seconds(loop, device) for _ in range(max(20, options.rounds)))
+        alone = statistics.median(seconds(loop, device)[0] for _ in range(max(20, options.rounds)))
         print(f"convolutions alone {1e3 * alone:.2f} ms; step / convolutions {fitted / spec.steps / alone:.2f}")
 
 

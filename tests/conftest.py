@@ -13,6 +13,10 @@ hypothesis.settings.register_profile("unetpipe", deadline=None, max_examples=50,
 hypothesis.settings.load_profile("unetpipe")
 
 
+# A finished project, and trainings of several processes: made once, and not once in each process that tests.
+COSTLY = {"finished", "runs", "shared"}
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Folder of real data: UNETPIPE_DATA, or ../shared/data beside the repository; skips where there is none."""
@@ -25,11 +29,11 @@ def data_folder() -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test, one has all that needs the finished project; the longest tests come first."""
+    """Where several processes test, one has all that needs the same costly fixture; the longest tests come first."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
     for item in items:
-        if "finished" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("finished"))
+        for name in COSTLY.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

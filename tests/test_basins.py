@@ -71,7 +71,7 @@ def split(
     def basins(box: Box) -> tuple[Labels, CoreBasins]:
         around = box.grown(1).clipped(shape).slices
         windows = (framed(array[around], box, shape) for array in (labels, heights))
-        return core_basins(*windows, core=box, image_width=shape[1], connectivity=connectivity)
+        return core_basins(*windows, core=box, image_width=shape[1], connectivity=connectivity, depth=depth)
 
     boxes = [Box(start=(y0, x0), stop=(y1, x1)) for y0, y1 in pairwise(ys) for x0, x1 in pairwise(xs)]
     objects = resolve_basins([basins(box)[1] for box in boxes], depth=depth, min_area_px=area)
@@ -178,11 +178,20 @@ def test_distances_are_those_of_the_image_inside_a_window_and_are_cut() -> None:
     assert distance_heights(far)[0, [0, 1, 127, 128, 299]].tolist() == [0, 256, 127 * 256, REACH * 256, REACH * 256]
 
 
+def test_what_is_kept_of_a_core_does_not_grow_with_the_roughness_of_its_heights() -> None:
+    heights = np.random.default_rng(1).integers(0, 50, (90, 90), np.int32)
+    labels, box = np.zeros((92, 92), np.uint32), Box(start=(0, 0), stop=(90, 90))
+    labels[5:80, 5:80] = 1
+    keys = {"core": box, "image_width": 90, "connectivity": 4}
+    counts = {d: core_basins(labels, np.pad(heights, 1), depth=d, **keys)[1].components.count for d in (1, 60)}
+    assert counts[1] > 500 and counts[60] == 1
+
+
 def test_cores_that_do_not_fit_are_refused() -> None:
     box, pad = Box(start=(0, 0), stop=(2, 2)), np.ones((4, 4), np.uint32)
     with pytest.raises(GeometryError, match="one pixel more on each side"):
-        core_basins(pad[1:], pad.astype(np.int32), core=box, image_width=2, connectivity=4)
-    _, record = core_basins(pad, pad.astype(np.int32), core=box, image_width=9, connectivity=4)
+        core_basins(pad[1:], pad.astype(np.int32), core=box, image_width=2, connectivity=4, depth=1)
+    _, record = core_basins(pad, pad.astype(np.int32), core=box, image_width=9, connectivity=4, depth=1)
     with pytest.raises(StoreError, match="delete the segmentation"):
         resolve_basins([record], depth=1)
     assert resolve_basins([], depth=1).count == 0

@@ -46,6 +46,17 @@ def test_specs_come_from_sections_rows_and_networks(config) -> None:
     assert found.by_split == {"train": ["b"], "val": [], "test": ["a"], "predict": ["p"]}
 
 
+def test_memory_of_a_prediction_follows_from_its_plan(config) -> None:
+    wide = {"m": {"network": {"depth": 4, "base_width": 64}}}
+    found = [config(models=wide, augment={"input_px": 572}, predict={"memory_gb": n}) for n in (2.0, 16.0)]
+    assert [1300 < found[0].predict_mb("m") <= 1908, 9000 < found[1].predict_mb("m") <= 15259] == [True, True]
+    assert found[0].plan("m").core_px < found[1].plan("m").core_px
+    assert config(predict={"core_px": 64}).plan("m", (300, 500)).cores == 40
+    whole = {"m": {"network": {"family": "dilated_unet", "form": "printed", "depth": 2, "base_width": 4}}}
+    untiled = config(models=whole, augment={"input_px": 100})
+    assert untiled.predict_mb("m") == 3815, "4 GB, since the image is not known yet"
+
+
 def test_the_doctor_looks_at_what_trainings_are_made_of_and_at_all(config) -> None:
     found = config(SHEET + "v\tv.tif\tv.png\tval\n")
     assert (found.examined("training"), found.annotated("training")) == (["b", "v"], ["b", "v"])

@@ -1,12 +1,26 @@
 """Devices are chosen, not hoped for."""
 
+import os
+import platform
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from unetpipe.devices import choose_device, choose_devices, set_tensorfloat32, total_bytes, usable_threads, used_bytes
+from unetpipe.devices import (
+    LEASES,
+    choose_device,
+    choose_devices,
+    lease_device,
+    set_tensorfloat32,
+    total_bytes,
+    usable_threads,
+    used_bytes,
+)
 from unetpipe.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -28,6 +42,55 @@ def test_one_or_none_is_no_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert (list(choose_devices(0)), list(choose_devices(1))) == ([CPU], [torch.device("cuda")])
     assert list(choose_devices(3)) == [torch.device("cuda", n) for n in range(3)]
+
+
+def test_jobs_lease_different_gpus_until_they_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two GPUs: another process has the first, which is free again when it is killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"gpu{number}"))
+    folder = tmp_path / f"unetpipe-{os.getuid()}"
+    folder.mkdir()
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(folder / "gpu0.lock")]
+    try:
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            lease_device.cache_clear()
+            assert lease_device() == lease_device() == torch.device("cuda", 1)
+            lease_device.cache_clear()
+            assert lease_device() == torch.device("cuda", 0) and "sharing the first" in caplog.text
+            other.kill()
+        lease_device.cache_clear()
+        assert lease_device() == torch.device("cuda", 0) and len(LEASES) == 2
+    finally:
+        lease_device.cache_clear()
+        while LEASES:
+            LEASES.pop().close()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert lease_device() == CPU
+    lease_device.cache_clear()
+
+
+def test_freed_memory_is_kept() -> None:
+    """Large blocks that come and go cause no new pages: in a process of its own, since it cannot be taken back."""
+    code = (
+        "import resource, torch; from unetpipe.devices import keep_freed_memory\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def work():\n    for _ in range(5): torch.ones(2 * 10**7)\n"
+        "work(); before = faults(); work(); fresh = faults() - before\n"
+        "keep_freed_memory(); work(); before = faults(); work(); print(fresh, faults() - before)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    fresh, kept = map(int, found.split())
+    if platform.libc_ver()[0] == "glibc":
+        assert kept < fresh / 10
 
 
 def test_tensorfloat32_is_said_for_products_and_convolutions() -> None:

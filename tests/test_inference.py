@@ -1,13 +1,15 @@
 """Tiled inference is one pass over the mirrored image, whatever the tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from unetpipe.errors import GeometryError
-from unetpipe.geometry import Box, TileGrid
-from unetpipe.inference import predict_image, predict_tiles, read_window
+from unetpipe.errors import GeometryError, ModelError
+from unetpipe.geometry import Box, TileGrid, mirror, unet_geometry
+from unetpipe.inference import Forward, predict_image, predict_tiles, read_window, source_box, source_boxes
 from unetpipe.networks import build_network
 from unetpipe.specs import UnetSpec
 from unetpipe.symmetries import GROUPS
@@ -57,26 +59,81 @@ def test_tiles_out_of_phase_would_differ() -> None:
     assert np.abs(whole[:, 31:51, 31:51] - shifted[inner]).max() > 1e-2
 
 
-def test_order_and_workers_change_nothing() -> None:
+def test_order_changes_nothing() -> None:
     image = np.random.default_rng(2).random((1, 70, 61), dtype=np.float32)
     grid = TileGrid(shape=(70, 61), core_side=16, geometry=SPEC.geometry)
     results = []
-    for order, workers in ((1, 1), (-1, 4)):
+    for order in (1, -1):
         result = np.full((3, 70, 61), np.nan, dtype=np.float32)
 
         def write(core, probabilities, result=result):
             result[(slice(None), *core.slices)] = probabilities
 
         predict_tiles(
-            [(NETWORK, grid)],
+            Forward(members=[(NETWORK, grid)], device=CPU),
             [tile.core for tile in grid][::order],
             read=lambda box: image[(slice(None), *box.slices)],
             write=write,
-            device=CPU,
-            workers=workers,
         )
         results.append(result)
     assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_cores_are_read_in_order_so_that_chunks_are_shared() -> None:
+    grid, seen, written = TileGrid(shape=(70, 61), core_side=8, geometry=SPEC.geometry), [], []
+
+    def read(box: Box) -> NDArray[np.float32]:
+        seen.append(box)
+        return np.zeros((1, *box.shape), np.float32)
+
+    cores = [tile.core for tile in grid]
+    forward = Forward(members=[(NETWORK, grid)], device=CPU)
+    watched = []
+    predict_tiles(
+        forward,
+        cores,
+        read=read,
+        write=lambda core, found: written.append(core),
+        watch=lambda core, seconds: watched.append(seconds),
+    )
+    assert written == cores
+    assert seen == [source_box(tile.window, (70, 61)) for tile in grid]
+    assert len(watched) == len(cores) and min(watched) > 0
+
+
+class Narrow(torch.nn.Module):
+    """A network that finds no memory for large windows, and says so in the words of a device."""
+
+    def __init__(self, most: int, error: type[Exception]) -> None:
+        super().__init__()
+        self.most, self.error, self.refused = most, error, 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] > self.most:
+            self.refused += 1
+            raise self.error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+        return NETWORK(image)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError, torch.OutOfMemoryError])
+def test_out_of_memory_halves_the_tiles_and_goes_on(error: type[Exception]) -> None:
+    image = np.random.default_rng(9).random((1, 150, 131), dtype=np.float32)
+    whole = predict_image(NETWORK, image, SPEC.geometry, core_side=64, device=CPU)
+    network = Narrow(76, error)
+    found = predict_image(network, image, SPEC.geometry, core_side=64, device=CPU)
+    assert np.abs(found - whole).max() < 1e-6
+    assert network.refused == 1, "the smaller tile is kept"
+
+
+def test_out_of_memory_with_the_smallest_tile_ends_in_one_line() -> None:
+    image = np.zeros((1, 50, 50), np.float32)
+    with pytest.raises(ModelError, match="out of memory with tiles of 4 px"):
+        predict_image(Narrow(10, MemoryError), image, SPEC.geometry, core_side=48, device=CPU)
+    whole = replace(SPEC.geometry, tileable=False)
+    with pytest.raises(ModelError, match="out of memory with tiles of 50 px"):
+        predict_image(Narrow(10, MemoryError), image, whole, core_side=52, device=CPU)
+    with pytest.raises(RuntimeError, match="total dims"):
+        predict_image(torch.nn.Flatten(), image, SPEC.geometry, core_side=48, device=CPU)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 4), (40, 3)])
@@ -92,6 +149,32 @@ def test_windows_are_mirrored_without_repeating_the_edge(shape: tuple[int, int])
     assert np.array_equal(found, expected)
 
 
+def test_what_is_read_of_an_image_is_what_stands_in_the_window() -> None:
+    """500 windows, in, across and far beyond small images, against mirroring index by index."""
+    rng = np.random.default_rng(4)
+    for _ in range(500):
+        shape = (int(rng.integers(1, 12)), int(rng.integers(1, 12)))
+        start = rng.integers(-30, 12, 2)
+        start = np.minimum(start, np.array(shape) - 1)
+        stop = np.maximum(start, 0) + rng.integers(1, 30, 2)
+        window = Box(start=tuple(start.tolist()), stop=tuple(stop.tolist()))
+        rows, columns = ([mirror(i, n) for i in range(a, b)] for a, b, n in zip(start, stop, shape, strict=True))
+        box = source_box(window, shape)
+        assert box.start == (min(rows), min(columns)) and box.stop == (max(rows) + 1, max(columns) + 1)
+        image = rng.random((1, *shape), dtype=np.float32)
+        found = read_window(lambda box, image=image: image[(slice(None), *box.slices)], shape, window)
+        assert np.array_equal(found[0], image[0][np.ix_(rows, columns)])
+
+
+def test_boxes_are_known_before_they_are_read() -> None:
+    grids = [TileGrid(shape=(700, 333), core_side=96, geometry=unet_geometry(depth)) for depth in (2, 4)]
+    forward = Forward(members=[(NETWORK, grid) for grid in grids], device=CPU)
+    cores = [tile.core for tile in grids[0]][3:20:2]
+    expected = [{source_box(window, (700, 333)) for window in forward.windows(core)} for core in cores]
+    found = list(source_boxes(forward, cores))
+    assert [{*found[2 * n : 2 * n + 2]} for n in range(len(cores))] == expected
+
+
 def test_failure_in_a_tile_ends_the_run() -> None:
     grid = TileGrid(shape=(64, 64), core_side=16, geometry=SPEC.geometry)
 
@@ -99,7 +182,8 @@ def test_failure_in_a_tile_ends_the_run() -> None:
         raise GeometryError("no such pixels")
 
     with pytest.raises(GeometryError, match="no such pixels"):
-        predict_tiles([(NETWORK, grid)], [grid.tile(0).core], read=read, write=lambda c, p: None, device=CPU)
+        forward = Forward(members=[(NETWORK, grid)], device=CPU)
+        predict_tiles(forward, [grid.tile(0).core], read=read, write=lambda core, found: None)
 
 
 def test_a_core_of_the_wrong_phase_is_refused() -> None:
@@ -118,13 +202,12 @@ def test_several_networks_and_forms_are_averaged() -> None:
         found[(slice(None), *core.slices)] = probabilities
 
     grids = [TileGrid(shape=(37, 50), core_side=16, geometry=spec.geometry) for spec in specs]
+    members = list(zip(networks, grids, strict=True))
     predict_tiles(
-        list(zip(networks, grids, strict=True)),
+        Forward(members=members, device=CPU, symmetries=GROUPS["d4"]),
         [tile.core for tile in grids[0]],
         read=lambda box: image[(slice(None), *box.slices)],
         write=write,
-        device=CPU,
-        symmetries=GROUPS["d4"],
     )
     single = [
         predict_image(network, image, spec.geometry, core_side=16, device=CPU, symmetries=[symmetry])

@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from unetpipe.errors import GeometryError, StoreError
 from unetpipe.geometry import Box
+from unetpipe.hills import highest_passes, joined_hills, ordered_passes
 from unetpipe.instances import CoreComponents, Objects, core_components, numbered
 from unetpipe.labelling import Connectivity, check_connectivity
 
@@ -48,7 +49,8 @@ def distance_heights(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     if mask.all():
         return np.full(mask.shape, REACH * STEPS, np.int32)
     distances: NDArray[np.float64] = ndimage.distance_transform_edt(mask)
-    return np.rint(np.minimum(distances, REACH) * STEPS).astype(np.int32)
+    heights: NDArray[np.int32] = np.rint(np.minimum(distances, REACH) * STEPS).astype(np.int32)
+    return heights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,8 +88,9 @@ def core_basins(
     core: Box,
     image_width: int,
     connectivity: Connectivity,
+    depth: int,
 ) -> tuple[NDArray[np.uint32], CoreBasins]:
-    """Find the basins of all objects in one core.
+    """Find the basins of all objects in one core, those joined that surely belong together.
 
     Parameters
     ----------
@@ -101,6 +104,8 @@ def core_basins(
         Width of the image in px.
     connectivity : 4 or 8
         Neighbours of a pixel, as for the objects.
+    depth : int
+        As for `resolve_basins`.
 
     Returns
     -------
@@ -117,6 +122,9 @@ def core_basins(
     A pixel leads up to the highest of itself and its neighbours in the same object; of equally high ones, to the last
     in raster order. All that lead up to one pixel that leads nowhere are a basin, which is connected.
 
+    What `resolve_basins` would join is joined here, where nothing outside the core could change it; so what is kept of
+    a core is some ten numbers per hill and pixel of its rim, however rough the heights are.
+
     References
     ----------
     Bieniek, Moga 2000, doi:10.1016/S0031-3203(99)00154-5.
@@ -127,7 +135,8 @@ def core_basins(
 
     >>> labels, heights = np.ones((1, 5), np.uint32), np.array([[1, 3, 2, 5, 4]], np.int32)
     >>> core = Box(start=(0, 0), stop=(1, 5))
-    >>> found, record = core_basins(np.pad(labels, 1), np.pad(heights, 1), core=core, image_width=5, connectivity=4)
+    >>> keys = {"core": core, "image_width": 5, "connectivity": 4, "depth": 1}
+    >>> found, record = core_basins(np.pad(labels, 1), np.pad(heights, 1), **keys)
     >>> found.tolist(), record.heights.tolist(), record.contacts.tolist()
     ([[1, 1, 2, 2, 2]], [3, 5], [[1, 2, 2, 4]])
     """
@@ -143,16 +152,20 @@ def core_basins(
     found, ends = _uphill(*arrays, *where)
     passes = np.empty((_passes(found, *arrays, *where, np.empty((0, 5), np.int64)), 5), np.int64)
     _passes(found, *arrays, *where, passes)
-    leaking, inside = np.flatnonzero(ends[:, 2] >= 0), passes[:, 1] > 0
-    contacts = passes[inside, :4]
+    inside = passes[:, 1] > 0
+    contacts, links = ordered_passes(passes[inside, :4]), passes[~inside][:, [0, 4, 2, 3]]
+    names, ends = _joined(contacts, ends, depth)
+    found = names[found]
+    contacts[:, :2], links[:, 0] = names[contacts[:, :2]], names[links[:, 0]]
+    contacts, leaking = highest_passes(contacts[contacts[:, 0] != contacts[:, 1]]), np.flatnonzero(ends[:, 2] >= 0)
     values = labels[1:-1, 1:-1]
     record = CoreBasins(
         components=core_components(found, len(ends), core=core, image_width=image_width, values=values),
         heights=ends[:, 0].astype(np.int32),
         tops=ends[:, 1],
         leaks=np.stack([leaking + 1, ends[leaking, 2]], axis=1),
-        contacts=_highest(np.concatenate([np.sort(contacts[:, :2], axis=1), contacts[:, 2:]], axis=1)),
-        links=passes[~inside][:, [0, 4, 2, 3]],
+        contacts=contacts,
+        links=links,
     )
     return found, record
 
@@ -196,7 +209,7 @@ def resolve_basins(cores: Sequence[CoreBasins], *, depth: int, min_area_px: int 
 
     >>> labels, heights = np.ones((1, 5), np.uint32), np.array([[1, 3, 2, 5, 4]], np.int32)
     >>> keys = {"core": Box(start=(0, 0), stop=(1, 5)), "image_width": 5, "connectivity": 4}
-    >>> _, record = core_basins(np.pad(labels, 1), np.pad(heights, 1), **keys)
+    >>> _, record = core_basins(np.pad(labels, 1), np.pad(heights, 1), depth=1, **keys)
     >>> [resolve_basins([record], depth=depth).areas.tolist() for depth in (1, 2)]
     [[2, 3], [5]]
     """
@@ -215,15 +228,15 @@ def resolve_basins(cores: Sequence[CoreBasins], *, depth: int, min_area_px: int 
     tops = np.concatenate([np.zeros(0, np.int64), *(core.tops for core in cores)])
     heights = np.concatenate([np.zeros(0, np.int32), *(core.heights for core in cores)])
     peaks = np.flatnonzero(uphill == np.arange(len(uphill)))
-    peaks = peaks[np.argsort(tops[peaks])]
     basin = np.zeros(len(uphill), np.int64)
     basin[peaks] = np.arange(len(peaks))
     basin = basin[uphill]
     passes = np.concatenate([contacts, links])
-    passes[:, :2] = np.sort(basin[passes[:, :2]], axis=1)
-    passes = _highest(passes[passes[:, 0] != passes[:, 1]])
-    passes = passes[np.lexsort([passes[:, 3], -passes[:, 2]])]
-    names, hills = np.unique(_hills(passes, heights[peaks].astype(np.int64), depth), return_inverse=True)
+    passes[:, :2] = basin[passes[:, :2]]
+    passes = ordered_passes(highest_passes(passes[passes[:, 0] != passes[:, 1]]))
+    known = np.zeros(len(peaks), np.bool_)
+    hills = joined_hills(passes, heights[peaks].astype(np.int64), tops[peaks], known, depth)
+    names, hills = np.unique(hills, return_inverse=True)
     return numbered(parts, hills[basin], len(names), min_area_px)
 
 
@@ -259,44 +272,30 @@ def _found(rim: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int6
     return found
 
 
-def _highest(passes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(P, 4) passes -> of those between the same two basins, the highest, and of these the first."""
-    rows = passes[np.lexsort([passes[:, 3], -passes[:, 2], passes[:, 1], passes[:, 0]])]
-    first = np.ones(len(rows), np.bool_)
-    first[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
-    return rows[first]
-
-
-@njit(cache=True, nogil=True)
-def _hills(passes: NDArray[np.int64], heights: NDArray[np.int64], depth: int) -> NDArray[np.int64]:
-    """(P, 4) passes from the highest on, (B,) heights of basins in the order of their tops -> (B,) hill of each."""
-    hills = np.arange(len(heights))
-    for row in range(len(passes)):
-        one, other = passes[row, 0], passes[row, 1]
-        while hills[one] != one:
-            hills[one] = hills[hills[one]]
-            one = hills[one]
-        while hills[other] != other:
-            hills[other] = hills[hills[other]]
-            other = hills[other]
-        if heights[one] < heights[other] or (heights[one] == heights[other] and one > other):
-            one, other = other, one
-        if heights[other] - passes[row, 2] < depth:
-            hills[other] = one
-    for one in range(len(hills)):
-        while hills[one] != hills[hills[one]]:
-            hills[one] = hills[hills[one]]
-    return hills
+def _joined(
+    contacts: NDArray[np.int64], ends: NDArray[np.int64], depth: int
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """(P, 4) ordered passes, (N, 4) ends of a core's basins -> (N + 1,) hills in raster order, (H, 4) their ends."""
+    passes = contacts - np.array([1, 1, 0, 0])
+    hills = joined_hills(passes, ends[:, 0].copy(), ends[:, 1].copy(), ends[:, 3] > 0, depth)
+    # Basins are in raster order, so that a hill's first pixel is that of its first basin.
+    roots, firsts = np.unique(hills, return_index=True)
+    roots = roots[np.argsort(firsts)]
+    names = np.zeros(len(ends) + 1, np.uint32)
+    names[roots + 1] = np.arange(1, len(roots) + 1)
+    names[1:] = names[hills + 1]
+    return names, ends[roots]
 
 
 @njit(cache=True, nogil=True)
 def _uphill(
     labels: NDArray[np.uint32], heights: NDArray[np.int32], top: int, left: int, image_width: int, connectivity: int
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """(Y + 2, X + 2) labels and heights -> (Y, X) basins; (N, 3) height and place of their ends, and whereto."""
+    """(Y + 2, X + 2) labels and heights -> (Y, X) basins; (N, 4) height, place of ends, whereto, open or not."""
     height, width = labels.shape[0] - 2, labels.shape[1] - 2
     ahead = np.empty(height * width, np.int64)
     leak = np.zeros(height * width, np.int64)
+    rim = np.zeros(height * width, np.bool_)
     for y in range(1, height + 1):
         for x in range(1, width + 1):
             if labels[y, x] == 0:
@@ -308,6 +307,8 @@ def _uphill(
                     if connectivity == 4 and dy != 0 and dx != 0:
                         continue
                     ny, nx = y + dy, x + dx
+                    if labels[ny, nx] == labels[y, x] and not (1 <= ny <= height and 1 <= nx <= width):
+                        rim[at] = True
                     # Raster order: of equally high pixels the last one wins.
                     if labels[ny, nx] == labels[y, x] and (
                         heights[ny, nx] > heights[by, bx]
@@ -333,8 +334,10 @@ def _uphill(
             count += 1
             names[end] = count
         flat[at] = names[end]
-    ends = np.empty((count, 3), np.int64)
+    ends = np.zeros((count, 4), np.int64)
     for at in range(height * width):
+        if rim[at]:
+            ends[flat[at] - 1, 3] = 1
         if names[at]:
             y, x = at // width, at % width
             end = ends[names[at] - 1]

@@ -54,7 +54,7 @@ def main() -> NoReturn:
     except UnetpipeError as error:
         end(str(error), 2)
     except MemoryError:
-        end("out of memory; lower predict.core_px or augment.input_px, or run fewer jobs at once", 2)
+        end("out of memory; lower predict.memory_gb or augment.input_px, or run fewer jobs at once", 2)
     except OSError as error:
         reasons = {
             errno.ENOSPC: "no space left on the disk; make room and give the same command again",
@@ -272,16 +272,43 @@ def predict(
 
 
 @app.command()
-def segment(
-    probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
-    image: Annotated[Path, typer.Argument(help="Manifest of the image that they were predicted from.")],
+def plan(
+    config: Annotated[Path, typer.Argument(help="The configuration.")] = Path("config/config.yaml"),
+    images: Annotated[Path, typer.Option(help="Folder with the manifests of ingested images.")] = Path(
+        "results/images"
+    ),
+) -> None:
+    """Show the tiles that predict would take: memory, and arithmetic per pixel beside that of an infinite tile."""
+    from unetpipe.steps.plan import plan as step
+
+    for line in step(config, images=images):
+        typer.echo(line)
+
+
+@app.command()
+def tune(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests of probabilities and labels of each sample.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
 ) -> None:
+    """Choose the thresholds of a model's classes on the validation images."""
+    run("tune", spec, code, log, lambda step, **rest: step(manifests, output=output, **rest))
+
+
+@app.command()
+def segment(
+    probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
+    image: Annotated[Path, typer.Argument(help="Manifest of the image that they were predicted from.")],
+    output: Output,
+    thresholds: Annotated[Path | None, typer.Argument(help="Manifest of tuned thresholds.")] = None,
+    spec: Spec = "{}",
+    code: Code = "",
+    log: Log = None,
+) -> None:
     """Turn probabilities into classes and instances, stitched over the whole slide, measured and outlined."""
-    run("segment", spec, code, log, lambda step, **rest: step(probabilities, image, output=output, **rest))
+    run("segment", spec, code, log, lambda step, **rest: step(probabilities, image, thresholds, output=output, **rest))
 
 
 @app.command()
@@ -314,15 +341,16 @@ def report(
 @app.command()
 def export(
     result: Annotated[
-        Path, typer.Argument(help="Manifest of a trained or imported model; for ome-zarr-0.4, of images or labels.")
+        Path,
+        typer.Argument(help="Manifest of a model; for ome-zarr, of labels; for ome-zarr-0.4, of images or labels."),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write to; made if there is none.")],
     form: Annotated[
-        Literal["safetensors", "torch", "onnx", "ome-zarr-0.4"],
+        Literal["safetensors", "torch", "onnx", "ome-zarr", "ome-zarr-0.4"],
         typer.Option(
             "--format",
             help="Parameters, or a program that needs no unetpipe: torch.export (.pt2) or ONNX; "
-            "ome-zarr-0.4: images for viewers that do not read version 0.5.",
+            "ome-zarr: an image with its labels in one, as links; ome-zarr-0.4: images for older viewers.",
         ),
     ] = "safetensors",
     side: Annotated[
@@ -335,7 +363,9 @@ def export(
     from unetpipe.steps import export as step
 
     set_up_logging(log)
-    if form == "ome-zarr-0.4":
+    if form == "ome-zarr":
+        step.export_combined(result, output=output)
+    elif form == "ome-zarr-0.4":
         step.export_pyramids(result, output=output)
     else:
         step.export(result, output=output, form=form, side=side)
@@ -354,3 +384,26 @@ def import_(
 ) -> None:
     """Take public weights as a model that predicts like a trained one."""
     run("import", spec, code, log, lambda step, **keys: step(weights, output=output, **keys))
+
+
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"), log: Log = None
+) -> None:
+    """Hold every result against its manifest, and the chain of digests from the report back to the sources."""
+    from unetpipe.steps.verify import verify as step
+
+    set_up_logging(log)
+    step(results, tell=typer.echo)
+
+
+@app.command()
+def record(
+    config: Annotated[Path, typer.Argument(help="The whole configuration.")] = Path("config/config.yaml"),
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+) -> None:
+    """Write results/run.json: versions, locks, host, commit, configuration; the workflow does so by itself."""
+    from unetpipe.steps.record import record as step
+
+    set_up_logging(None)
+    step(config, results=results)

@@ -16,6 +16,7 @@ from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.geometry import NetGeometry
 from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json
+from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
@@ -30,6 +31,7 @@ from unetpipe.specs import (
     SegmentSpec,
     SimulateSpec,
     TrainSpec,
+    TuneSpec,
     WeighSpec,
     canonical_json,
 )
@@ -51,7 +53,7 @@ SECTIONS: dict[str, type] = {
     "report": ReportSpec,
 }
 # What each command of the command line takes as its spec.
-STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": ImportSpec}
+STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": ImportSpec, "tune": TuneSpec}
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
     "ingest": {"plane", "channels", "source_pixel_size_um"},
@@ -160,6 +162,21 @@ class Config:
     def training_modules(self, model: str) -> list[str]:
         """Modules that a training chooses at run time: of its network, and of patches that it draws itself."""
         return self.network_modules(model) + ([] if self.sections["augment"].copies else ["unetpipe.draws"])
+
+    def plan(self, name: str, shape: tuple[int, int] | None = None) -> Plan:
+        """Tiles with which a model or ensemble predicts an image of a shape, or one that is larger than all cores."""
+        spec = self.sections["predict"]
+        networks = [self.models[one].spec.network for one in self.members(name)]
+        keys: dict[str, Any] = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
+        return plan_tiles(networks, shape=shape or LARGE, **keys)
+
+    def predict_mb(self, name: str) -> int:
+        """Memory in MB (2^20 bytes) of a prediction's job; the whole budget where the image is needed for a plan."""
+        try:
+            needed = self.plan(name).host_bytes
+        except GeometryError:
+            needed = int(1e9 * self.sections["predict"].memory_gb)
+        return -(-needed // 2**20)
 
     @property
     def trained_names(self) -> str:
@@ -273,10 +290,13 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         if name != "train" and (name != "simulate" or "simulate" in data)
     }
     sections["augment"] = fitted_patches(sections["augment"], [spec for spec, _ in entries.values()], where)
+    sections["tune"] = TuneSpec(classes=classes)
     if sections["predict"].tissue_only and sections["ingest"].tissue == "none":
         raise ConfigError(f"{where}: predict.tissue_only: needs a tissue mask, came none; set ingest.tissue")
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
     samples = read_samples(sheet, sections["ingest"])
+    if sections["segment"].tune and not any(sample.split == "val" for sample in samples.values()):
+        raise ConfigError(f"{where}: segment.tune: needs samples of split val, came none in {sheet}; leave it out")
     try:
         folds = folds_of(samples, whole_number(data.get("folds", 0), "folds"), str(sheet))
         numbers, models = sorted(set(folds.values())), dict[str, Model]()

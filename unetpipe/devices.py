@@ -1,22 +1,43 @@
 """What computes: processors and GPUs."""
 
+import ctypes
+import fcntl
+import logging
 import os
 import resource
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from unetpipe.errors import ConfigError
 
 __all__ = [
     "choose_device",
     "choose_devices",
+    "download",
+    "keep_freed_memory",
+    "lease_device",
     "set_tensorfloat32",
     "total_bytes",
+    "upload",
     "usable_threads",
     "used_bytes",
 ]
+
+log = logging.getLogger(__name__)
+
+# Locked files, open until the process ends.
+LEASES: list[IO[str]] = []
+
+# Options of the C library's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def usable_threads(wanted: int) -> int:
@@ -27,6 +48,33 @@ def usable_threads(wanted: int) -> int:
 def choose_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def lease_device() -> torch.device:
+    """A GPU that no other process of this user has leased, until this process ends; the CPU if there is no GPU.
+
+    Notes
+    -----
+    A workflow counts GPUs but names none, so its jobs agree by lock files in the folder for temporary files, named by
+    the GPUs' own numbers; only those that CUDA_VISIBLE_DEVICES shows count. Where all are leased, the first is shared,
+    with a warning.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    folder = Path(tempfile.gettempdir()) / f"unetpipe-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for number in range(torch.cuda.device_count()):
+        lock = (folder / f"{torch.cuda.get_device_properties(number).uuid}.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+        else:
+            LEASES.append(lock)
+            return torch.device("cuda", number)
+    log.warning("all GPUs are in use by other jobs; sharing the first: run as many jobs at once as there are GPUs")
+    return torch.device("cuda", 0)
 
 
 def choose_devices(gpus: int) -> Sequence[torch.device]:
@@ -85,3 +133,67 @@ def total_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for what is allocated next, instead of handing it back page by page.
+
+    Maps of many megabytes come and go with each layer: without this, a third of the time of large windows goes into
+    fresh pages. Nothing happens where the C library is not glibc.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on a device; on its way to a GPU while that computes something else.
+
+    Parameters
+    ----------
+    array : array
+        Any content.
+    device : torch.device
+        Where to.
+
+    Returns
+    -------
+    Tensor
+        On a CPU, the array's own memory.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor
+    with torch.cuda.stream(torch.cuda.Stream(device)) as stream:
+        there = tensor.pin_memory().to(device, non_blocking=True)
+        stream.synchronize()
+    # Its memory is not given away before the stream that computes is done with it.
+    there.record_stream(torch.cuda.default_stream(device))
+    return there
+
+
+def download(tensor: Tensor) -> Callable[[], NDArray[Any]]:
+    """A function that waits for what is computed and gives it as an array; others can compute before it is called.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        On any device.
+
+    Examples
+    --------
+    >>> download(torch.arange(3))().tolist()
+    [0, 1, 2]
+    """
+    if tensor.device.type != "cuda":
+        return tensor.numpy
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    there.copy_(tensor, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+
+    def wait() -> NDArray[Any]:
+        event.synchronize()
+        return there.numpy()
+
+    return wait

@@ -5,23 +5,91 @@ by dask: while the network computes one, the next is read and the last is writte
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
 
-import dask
+import dask.threaded
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unetpipe.geometry import Box, NetGeometry, TileGrid, mirror
+from unetpipe.devices import download, upload
+from unetpipe.errors import ModelError
+from unetpipe.footprint import is_out_of_memory
+from unetpipe.geometry import Box, NetGeometry, TileGrid
 from unetpipe.networks import class_logits
 from unetpipe.symmetries import GROUPS, Symmetry, applied, undone
 
-__all__ = ["predict_image", "predict_tiles", "read_window"]
+__all__ = ["Forward", "Member", "predict_image", "predict_tiles", "read_window", "source_box", "source_boxes"]
 
-ReadBox = Callable[[Box], NDArray[np.float32]]
-WriteCore = Callable[[Box, NDArray[np.float32]], None]
-Member = tuple[nn.Module, TileGrid]
+ReadBox: TypeAlias = Callable[[Box], NDArray[np.float32]]
+WriteCore: TypeAlias = Callable[[Box, NDArray[Any]], None]
+Member: TypeAlias = tuple[nn.Module, TileGrid]
+
+# A core is read, computed or written: one each at a time.
+STAGES = 3
+
+
+def source_box(window: Box, shape: tuple[int, int]) -> Box:
+    """The smallest box inside the image that holds all pixels of a window, also those that are mirrored into it.
+
+    Parameters
+    ----------
+    window : Box
+        Of any size and place.
+    shape : (int, int)
+        Height and width of the image in px.
+
+    Examples
+    --------
+    >>> source_box(Box(start=(-9, 3), stop=(4, 8)), (20, 20))
+    Box(start=(0, 3), stop=(10, 8))
+    """
+    if window.clipped(shape) == window:
+        return window
+    spans = []
+    for first, last, size in zip(window.start, window.stop, shape, strict=True):
+        # Mirrored, position -1 is 1 and position size is size - 2.
+        start = min(first, 2 * size - 1 - last) if last > size else first
+        stop = max(last, 1 - first) if first < 0 else last
+        spans.append((max(start, 0), min(stop, size)))
+    (top, bottom), (left, right) = spans
+    return Box(start=(top, left), stop=(bottom, right))
+
+
+def source_boxes(forward: "Forward", cores: Iterable[Box]) -> Iterator[Box]:
+    """What `predict_tiles` reads of the image, in that order.
+
+    Parameters
+    ----------
+    forward : Forward
+        The networks.
+    cores : iterable of Box
+        As they are given to `predict_tiles`.
+
+    Yields
+    ------
+    Box
+        Inside the image.
+    """
+    shape = forward.members[0][1].shape
+
+    @cache
+    def spans(axis: int, first: int, last: int) -> list[tuple[int, int]]:
+        """First and last row, or column, of what is read; cores share theirs with many others."""
+        core = Box(start=(first, 0), stop=(last, 1)) if axis == 0 else Box(start=(0, first), stop=(1, last))
+        boxes = [source_box(window, shape) for window in forward.windows(core)]
+        return [(box.start[axis], box.stop[axis]) for box in boxes]
+
+    for core in cores:
+        rows, columns = (spans(axis, core.start[axis], core.stop[axis]) for axis in (0, 1))
+        for (top, bottom), (left, right) in zip(rows, columns, strict=True):
+            yield Box(start=(top, left), stop=(bottom, right))
 
 
 def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[np.float32]:
@@ -41,83 +109,182 @@ def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[n
     (C, Y, X) float32 array
         The reflection is iterated where the image is smaller than the margin.
     """
-    sources = [
-        [mirror(i, size) for i in range(a, b)] for a, b, size in zip(window.start, window.stop, shape, strict=True)
-    ]
-    start = (min(sources[0]), min(sources[1]))
-    inside = Box(start=start, stop=(max(sources[0]) + 1, max(sources[1]) + 1))
+    inside = source_box(window, shape)
     pixels = read(inside)
     if inside == window:
         return pixels
-    rows, columns = (np.array(s) - origin for s, origin in zip(sources, start, strict=True))
-    return pixels[:, rows[:, None], columns]
+    # Mirrored at a border that the box inside touches; a single row or column repeats.
+    for axis in (0, 1):
+        before, after = max(-window.start[axis], 0), max(window.stop[axis] - shape[axis], 0)
+        pads = [(0, 0)] * 3
+        pads[1 + axis] = (before, after)
+        pixels = np.pad(pixels, pads, mode="reflect" if shape[axis] > 1 else "edge") if before or after else pixels
+    y, x = (max(w, 0) - i for w, i in zip(window.start, inside.start, strict=True))
+    height, width = window.shape
+    return pixels[:, y : y + height, x : x + width]
 
 
-def predict_tiles(
-    members: Sequence[Member],
-    cores: Iterable[Box],
-    *,
-    read: ReadBox,
-    write: WriteCore,
-    device: torch.device,
-    symmetries: Sequence[Symmetry] = GROUPS["none"],
-    workers: int = 2,
-) -> None:
-    """Compute the class probabilities of every core.
+@dataclass(slots=True, kw_only=True)
+class Forward:
+    """Networks that give the class probabilities of a core; where memory runs out, by smaller tiles from then on.
 
     Parameters
     ----------
     members : sequence of (nn.Module, TileGrid)
         Networks in evaluation mode, on `device`, whose logits are one per class, or a single one for two classes; each
         with the grid of its own geometry over the image. Their probabilities are averaged.
-    cores : iterable of Box
-        What is left to be done, in any order.
-    read : callable
-        Gives the normalised (C, y, x) float32 pixels of a box inside the image; called from several threads.
-    write : callable
-        Takes a core and its (K, y, x) float32 probabilities; called from one thread at a time.
     device : torch.device
         Where the networks are.
     symmetries : sequence of (int, bool)
         Forms in which each network sees each window; their probabilities are averaged too.
-    workers : int
-        Cores in flight; one is computed at a time.
+    side : int
+        Side of the largest tile in px; larger cores are computed in parts.
+
+    Notes
+    -----
+    Windows are as long as their phase demands on both sides, so that turned and flipped ones pool in one phase too.
+    """
+
+    members: Sequence[Member]
+    device: torch.device
+    symmetries: Sequence[Symmetry] = GROUPS["none"]
+    side: int = 2**31
+
+    def windows(self, core: Box) -> list[Box]:
+        """What is read of the image, which it may reach out of, to compute a core: one window per geometry."""
+        return [grid.tile_of(core).window for grid in dict.fromkeys(grid for _, grid in self.members)]
+
+    def probabilities(self, core: Box, windows: Mapping[Box, Tensor]) -> Tensor:
+        """The (K, y, x) float32 probabilities of a core, of its (C, n, m) windows.
+
+        Raises
+        ------
+        ModelError
+            If the memory does not even suffice for the smallest tile.
+        """
+        while True:
+            try:
+                return self.in_parts(core, windows)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Behind the handler: the error holds all tensors that it came through.
+            nets = [grid.geometry for _, grid in self.members]
+            stride, side = max(net.stride for net in nets), min(self.side, max(core.shape))
+            half = side // 2 // stride * stride
+            if half < stride or not all(net.tileable for net in nets):
+                raise ModelError(
+                    f"predict: out of memory with tiles of {side} px, the smallest for this network; use a narrower "
+                    "one, or run fewer jobs at once"
+                )
+            self.side = half
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def in_parts(self, core: Box, windows: Mapping[Box, Tensor]) -> Tensor:
+        """The probabilities of a core, tile by tile where it is larger than one."""
+        if max(core.shape) <= self.side:
+            return self.mean(core, core, windows)
+        whole: Tensor | None = None
+        for y in range(core.start[0], core.stop[0], self.side):
+            for x in range(core.start[1], core.stop[1], self.side):
+                stop = (min(y + self.side, core.stop[0]), min(x + self.side, core.stop[1]))
+                part = Box(start=(y, x), stop=stop)
+                found = self.mean(part, core, windows)
+                whole = found.new_empty((found.shape[0], *core.shape)) if whole is None else whole
+                whole[(slice(None), *part.relative_to(core.start).slices)] = found
+        assert whole is not None
+        return whole
+
+    def mean(self, part: Box, core: Box, windows: Mapping[Box, Tensor]) -> Tensor:
+        """The probabilities of a part of a core, averaged over networks and forms."""
+        total: Tensor | None = None
+        for network, grid in self.members:
+            window, tile = grid.tile_of(core).window, grid.tile_of(part)
+            seen = windows[window][(slice(None), *tile.window.relative_to(window.start).slices)]
+            for symmetry in self.symmetries:
+                batch = applied(seen[None], symmetry).contiguous(memory_format=torch.channels_last)
+                logits = network(batch)
+                found = undone(torch.softmax(class_logits(logits), dim=1)[0], symmetry)
+                found = found[(slice(None), *tile.crop.slices)]
+                total = found if total is None else total + found
+        assert total is not None
+        return total / (len(self.members) * len(self.symmetries))
+
+
+def predict_tiles(
+    forward: Forward,
+    cores: Sequence[Box],
+    *,
+    read: ReadBox,
+    write: WriteCore,
+    finish: Callable[[Tensor], Tensor] = lambda probabilities: probabilities,
+    watch: Callable[[Box, float], None] = lambda core, seconds: None,
+) -> None:
+    """Compute the class probabilities of every core.
+
+    Parameters
+    ----------
+    forward : Forward
+        The networks.
+    cores : sequence of Box
+        What is left to be done; done in this order.
+    read : callable
+        Gives the normalised (C, y, x) float32 pixels of a box inside the image; called from one thread at a time.
+    write : callable
+        Takes a core and what `finish` has made of its probabilities; called from one thread at a time.
+    finish : callable
+        Called with the (K, y, x) float32 probabilities of a core, where the networks are.
+    watch : callable
+        Called behind `write` with each core and the seconds for which it was computed.
 
     Notes
     -----
     Plain mapping, one task per core: dask's own overlap makes 14 tasks per chunk and decodes each chunk several times.
-
-    Windows are as long as their phase demands on both sides, so that turned and flipped ones pool in one phase too.
+    A task that has read waits for the networks without letting another one read, and so on, so that one core at most
+    waits before each stage.
     """
-    computing, writing = threading.Lock(), threading.Lock()
+    reading, computing, writing = (threading.Lock() for _ in range(STAGES))
+    failed, order = threading.Event(), iter(cores)
+    shape = forward.members[0][1].shape
 
-    def run(core: Box) -> None:
-        tiles = [grid.tile_of(core) for _, grid in members]
-        windows = {window: read_window(read, members[0][1].shape, window) for window in {t.window for t in tiles}}
-        total: Tensor | None = None
-        with computing:
-            for (network, _), tile in zip(members, tiles, strict=True):
-                for symmetry in symmetries:
-                    found = probabilities_of(network, windows[tile.window], symmetry, device)
-                    part = found[(slice(None), *tile.crop.slices)]
-                    total = part if total is None else total + part
-            assert total is not None
-            mean = (total / (len(members) * len(symmetries))).cpu().numpy()
-        with writing:
-            write(core, np.ascontiguousarray(mean))
+    def run() -> None:
+        held, is_done = handed(None, reading), False
+        try:
+            if failed.is_set():
+                return
+            # Tasks begin in any order; cores in theirs, because neighbours share what is decoded.
+            core = next(order)
+            pixels = {window: read_window(read, shape, window) for window in forward.windows(core)}
+            windows = {window: upload(array, forward.device) for window, array in pixels.items()}
+            held = handed(held, computing)
+            begun = time.perf_counter()
+            with torch.inference_mode():
+                fetch = download(finish(forward.probabilities(core, windows)))
+            seconds = time.perf_counter() - begun
+            del windows, pixels
+            held = handed(held, writing)
+            if not failed.is_set():
+                write(core, fetch())
+                watch(core, seconds)
+            is_done = True
+        finally:
+            # The others stop where they are, so that whoever waits for the end need not wait for them, too.
+            if not is_done:
+                failed.set()
+            held.release()
 
-    tasks = [dask.delayed(run)(core) for core in cores]
-    dask.compute(*tasks, scheduler="threads", num_workers=workers)
+    with ThreadPoolExecutor(STAGES, thread_name_prefix="cores") as pool:
+        graph = {f"core-{number}": (run,) for number in range(len(cores))}
+        dask.threaded.get(graph, list(graph), pool=pool)
 
 
-@torch.inference_mode()
-def probabilities_of(
-    network: nn.Module, window: NDArray[np.float32], symmetry: Symmetry, device: torch.device
-) -> Tensor:
-    """Probabilities of the classes for one window, seen in one form: (C, n, n) -> (K, m, m)."""
-    batch = applied(torch.from_numpy(np.ascontiguousarray(window))[None], symmetry)
-    logits = network(batch.to(device, memory_format=torch.channels_last))
-    return undone(torch.softmax(class_logits(logits), dim=1)[0], symmetry)
+def handed(held: "threading.Lock | None", wanted: threading.Lock) -> threading.Lock:
+    """The wanted lock, as soon as it is free; until then the one that is held stays so."""
+    wanted.acquire()
+    if held is not None:
+        held.release()
+    return wanted
 
 
 def predict_image(
@@ -144,7 +311,7 @@ def predict_image(
     device : torch.device
         Where the network is.
     symmetries : sequence of (int, bool)
-        As in `predict_tiles`.
+        As in `Forward`.
 
     Returns
     -------
@@ -162,12 +329,10 @@ def predict_image(
         result[(slice(None), *core.slices)] = probabilities
 
     predict_tiles(
-        [(network, grid)],
-        (tile.core for tile in grid),
+        Forward(members=[(network, grid)], device=device, symmetries=symmetries),
+        [tile.core for tile in grid],
         read=lambda box: image[(slice(None), *box.slices)],
         write=write,
-        device=device,
-        symmetries=symmetries,
     )
     assert result is not None
     return result

@@ -284,8 +284,7 @@ def relabelled(labels: NDArray[np.uint32], count: int, lookup: NDArray[np.uint32
             f"core has {count} components, but its table of objects is for {lookup.size - 1}: "
             "its input changed between the passes; delete the unfinished segmentation and run it again"
         )
-    # No label is out of bounds, and clipping is three times as fast as checking that.
-    return lookup.take(labels, mode="clip")
+    return _looked_up(np.ascontiguousarray(labels), lookup)
 
 
 def _rows(cores: Sequence[CoreComponents]) -> list[Sequence[CoreComponents]]:
@@ -343,3 +342,13 @@ def _measured(labels: NDArray[np.uint32], count: int) -> tuple[NDArray[np.int64]
                 first_pixels[label - 1] = at
             areas[label - 1] += 1
     return areas, first_pixels
+
+
+@njit(cache=True, nogil=True)
+def _looked_up(labels: NDArray[np.uint32], lookup: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The entry of each label, none of which is out of bounds; several times as fast as `take`."""
+    found = np.empty_like(labels)
+    flat, names = found.ravel(), labels.ravel()
+    for at in range(names.size):
+        flat[at] = lookup[names[at]]
+    return found

@@ -42,7 +42,7 @@ def compile_all() -> None:
     label_core(found, connectivity=4)
     around = np.pad(found, 1)
     heights = distance_heights(around > 0)
-    _, basins = core_basins(around, heights, core=box, image_width=SIDE, connectivity=4)
+    _, basins = core_basins(around, heights, core=box, image_width=SIDE, connectivity=4, depth=1)
     resolve_basins([basins], depth=1)
     add_block(no_sums(objects.count, 1), around, found.astype(np.uint16), image.astype(np.int64), box=box)
     joined(trace(around, around, box=box, image_width=SIDE)[1])

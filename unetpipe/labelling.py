@@ -87,32 +87,42 @@ def _labelled(values: NDArray[Any], diagonal: bool) -> tuple[NDArray[np.uint32],
     parents = np.empty(height * ((width + 1) // 2) + 1, np.uint32)
     parents[0] = used = 0
     for y in range(height):
+        row, out = values[y], labels[y]
+        # The first row has none above: its own takes that place, and is never looked at.
+        above, joined = values[y - 1 if y else 0], labels[y - 1 if y else 0]
         for x in range(width):
-            value = values[y, x]
-            if not value:
-                labels[y, x] = none
+            value = row[x]
+            if value == 0:
+                out[x] = none
                 continue
-            left = labels[y, x - 1] if x and values[y, x - 1] == value else none
-            label = labels[y - 1, x] if y and values[y - 1, x] == value else none
+            left, up = x > 0 and row[x - 1] == value, y > 0 and above[x] == value
+            corner = y > 0 and x > 0 and above[x - 1] == value
+            label = out[x - 1] if left else none
             if not diagonal:
-                label = _joint(parents, label, left)
-            elif label == 0:
-                # The pixel above touches all others before this one; without it, only the one to its right is apart.
-                corner = labels[y - 1, x - 1] if y and x and values[y - 1, x - 1] == value else none
-                right = labels[y - 1, x + 1] if y and x + 1 < width and values[y - 1, x + 1] == value else none
-                label = _joint(parents, max(left, corner), right)
+                # Both are one already where the corner between them is of this value, too.
+                if up and not (left and corner):
+                    label = _joint(parents, label, joined[x])
+            elif up:
+                # It touches all others before this pixel; without it, only the one to its right is apart.
+                label = joined[x]
+            else:
+                right = y > 0 and x + 1 < width and above[x + 1] == value
+                if corner and not left:
+                    label = joined[x - 1]
+                if right:
+                    label = _joint(parents, label, joined[x + 1])
             if label == 0:
                 used += 1
                 parents[used] = used
                 label = np.uint32(used)
-            labels[y, x] = label
+            out[x] = label
     count = 0
     for label in range(1, used + 1):
         # Parents are smaller than their children, so they have their final number already.
         root = parents[label] == label
         count += root
         parents[label] = count if root else parents[parents[label]]
-    for y in range(height):
-        for x in range(width):
-            labels[y, x] = parents[labels[y, x]]
+    flat = labels.ravel()
+    for at in range(flat.size):
+        flat[at] = parents[flat[at]]
     return labels, count

@@ -45,6 +45,7 @@ FOLDERS = {
     "augment": ("patches", ".zarr"),
     "train": ("models", ""),
     "predict": ("probabilities", ".zarr"),
+    "tune": ("thresholds", ""),
     "segment": ("segmentations", ".zarr"),
     "evaluate": ("metrics", ""),
     "report": ("report", ""),
@@ -288,6 +289,17 @@ def key_of(identity: Mapping[str, Any]) -> str:
 
 
 @contextmanager
+def named(output: Path) -> Iterator[None]:
+    """Give errors of a full or broken disk that name no file that of the result."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(output)
+        raise
+
+
+@contextmanager
 def open_ledger(
     output: Path, *, stage: str, spec: Any, code: str, inputs: Sequence[Manifest] = (), sources: Sequence[Path] = ()
 ) -> Iterator[Ledger]:
@@ -326,7 +338,7 @@ def open_ledger(
     digests = {m.name: m.content for m in inputs} | {f"source/{p.name}": sha256_of_source(p) for p in sources}
     identity = {"stage": stage, "spec": json.loads(canonical_json(spec)), "code": code, "inputs": digests}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(output.name.removesuffix(".json") + ".ledger").open("a+b") as file:
+    with named(output), output.with_name(output.name.removesuffix(".json") + ".ledger").open("a+b") as file:
         lock(file, output)
         ledger = Ledger(file, output, identity)
         records = read_records(file)

@@ -1,7 +1,7 @@
 """Measures of objects, summed up block by block: whole numbers, so that the blocks and their order do not matter."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
@@ -18,6 +18,8 @@ TOP, LEFT, BOTTOM, RIGHT, PROBABILITY, FIRST_CHANNEL = range(11, 17)
 _LIMIT = 2**62
 # A float is counted in steps of 2^-24 of its image's brightest, and cut at 2^14 times that.
 _FINE, _LARGEST = 24, 2.0**38
+
+T = TypeVar("T", bound=np.generic)
 
 
 def no_sums(count: int, channels: int) -> NDArray[np.int64]:
@@ -45,13 +47,13 @@ def no_sums(count: int, channels: int) -> NDArray[np.int64]:
     return sums
 
 
-def framed(block: NDArray[np.uint32], box: Box, shape: tuple[int, int]) -> NDArray[np.uint32]:
-    """Complete the labels of a box grown by one pixel by zeros where they end with the image.
+def framed(block: NDArray[T], box: Box, shape: tuple[int, int]) -> NDArray[T]:
+    """Complete the pixels of a box grown by one pixel by zeros where they end with the image.
 
     Parameters
     ----------
-    block : (y, x) uint32
-        Labels in ``box.grown(1).clipped(shape)``.
+    block : (y, x) array
+        Labels or other values in ``box.grown(1).clipped(shape)``.
     box : Box
         Inside the image.
     shape : (int, int)
@@ -59,8 +61,8 @@ def framed(block: NDArray[np.uint32], box: Box, shape: tuple[int, int]) -> NDArr
 
     Returns
     -------
-    (Y + 2, X + 2) uint32
-        Of a box of Y x X px.
+    (Y + 2, X + 2) array
+        Of the same type, of a box of Y x X px.
 
     Examples
     --------

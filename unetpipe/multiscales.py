@@ -1,13 +1,16 @@
 """What makes arrays an OME-Zarr 0.5 image: levels, axes, units, channels and colours, as metadata of their group."""
 
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unetpipe.errors import StoreError
 from unetpipe.resampling import along_both
 
-__all__ = ["CLASS_COLOURS", "write_multiscale"]
+__all__ = ["CLASS_COLOURS", "link_combined", "write_multiscale"]
 
 AXES = {"c": {"name": "c", "type": "channel"}, "y": {"name": "y", "type": "space"}, "x": {"name": "x", "type": "space"}}
 CHANNEL_COLOURS = ("FF0000", "00FF00", "0000FF", "FFFFFF", "FF00FF", "00FFFF", "FFFF00")
@@ -115,6 +118,59 @@ def write_multiscale(
         ome["image-label"] = _label_colours(classes)
     if windows is not None:
         ome["omero"] = {"channels": _channels(windows, names, full)}
-    group.mkdir(parents=True, exist_ok=True)
+    _write_group(group, ome)
+
+
+def link_combined(image: Path, labels: Mapping[str, Path], target: Path) -> None:
+    """Make one OME-Zarr 0.5 image with its labels, whose arrays are links to those that are there.
+
+    Parameters
+    ----------
+    image : Path
+        Folder of an image pyramid.
+    labels : mapping of str to Path
+        Folder of each label pyramid, by the name that it gets.
+    target : Path
+        The folder to make; it appears when it is complete.
+
+    Raises
+    ------
+    StoreError
+        If the target is there already.
+
+    Notes
+    -----
+    No pixel is copied: each array is a symbolic link, relative, so that it stays whole if a folder that holds both is
+    moved. ``cp -rL`` makes a copy that stands alone.
+
+    References
+    ----------
+    OME-Zarr 0.5, doi:10.1007/s00418-023-02209-1.
+    """
+    if target.exists():
+        raise StoreError(f"{target}: is there already; delete it, or name another folder")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    _link_pyramid(image, partial, {})
+    for name, group in labels.items():
+        _link_pyramid(group, partial / "labels" / name, {"source": {"image": "../../"}})
+    _write_group(partial / "labels", {"version": "0.5", "labels": list(labels)})
+    partial.rename(target)
+
+
+def _link_pyramid(group: Path, folder: Path, about: dict[str, Any]) -> None:
+    """A pyramid's metadata, more being said of labels, and links to its arrays."""
+    ome = json.loads((group / "zarr.json").read_text(encoding="utf-8"))["attributes"]["ome"]
+    if about:
+        ome["image-label"] = ome.get("image-label", {}) | about
+    _write_group(folder, ome)
+    for level in ome["multiscales"][0]["datasets"]:
+        array = (group / level["path"]).resolve()
+        (folder / level["path"]).symlink_to(os.path.relpath(array, folder.resolve()), target_is_directory=True)
+
+
+def _write_group(folder: Path, ome: dict[str, Any]) -> None:
+    """Make a group with its metadata."""
+    folder.mkdir(parents=True, exist_ok=True)
     document = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
-    (group / "zarr.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
+    (folder / "zarr.json").write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")

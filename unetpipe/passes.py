@@ -188,7 +188,7 @@ def _keras_unet(spec: KerasUnetSpec, count: _Count) -> Map:
         extra = 1 if spec.up_pad == "printed" else 2
         near, wide = (x[0], 2 * x[1]), (x[0], 2 * x[1] + extra)
         count.hold(x, near, wide)
-        raised = count.conv(wide, width, 2, 1, x)
+        count.conv(wide, width, 2, 1, x)
         x = count.double(count.join((width, near[1]), count.skips.pop()), (width, width), 0)
     if spec.head_relu:
         x = count.conv(x, 2, 3, 0)

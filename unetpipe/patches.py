@@ -67,7 +67,7 @@ class PatchStore:
             image, classes, weights = (read_one(array, index) for array in (self.image, self.classes, self.weights))
         except FAULTS as error:
             raise StoreError(
-                f"{self.image.store}: patch {index} is damaged ({error}); delete it and run again"
+                f"{self.image.store}: patch {index} is damaged ({error}); delete the store and its .json and run again"
             ) from None
         return image, classes, weights
 
@@ -173,5 +173,7 @@ def open_patches(folder: Path, *, writable: bool = False) -> PatchStore:
     try:
         arrays = [zarr.open_array(store=str(folder / name), mode=mode) for name in ("image", "classes", "weights")]
     except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{folder}: no readable patches ({type(error).__name__}); delete them and run again") from None
+        raise StoreError(
+            f"{folder}: no readable patches ({type(error).__name__}); delete them and their .json and run again"
+        ) from None
     return PatchStore(*(array.with_config({"write_empty_chunks": True}) for array in arrays))

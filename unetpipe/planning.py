@@ -9,21 +9,26 @@ from unetpipe.geometry import TileGrid
 from unetpipe.netspecs import NetworkSpec
 from unetpipe.passes import count_pass, flops_at_the_limit
 
-__all__ = ["CACHE_BYTES", "MOST_PX", "Plan", "plan_tiles", "shard_of"]
+__all__ = ["CACHE_BYTES", "FORMS", "LARGE", "MOST_PX", "Plan", "plan_tiles", "shard_of"]
 
+FORMS = {"none": 1, "rot4": 4, "d4": 8, "paper7": 7}
+"""Forms in which a network sees each window, by `predict.symmetries`."""
+LARGE = (2**20, 2**20)
+"""A slide that is larger than all cores."""
 SHARD_PX = 1024
 STEP_PX = 256
 MOST_PX = 4096
 """Largest planned core in px: for the network of 2015, larger ones save less than 3 % of the arithmetic."""
-CACHE_BYTES = 256_000_000
+CACHE_BYTES = 128_000_000
 """Most bytes of decoded chunks that wait for the next window."""
 
 # What the process is before it holds any pixel: the interpreter, torch and the other libraries.
-PROGRAM_BYTES = 420_000_000
+PROGRAM_BYTES = 500_000_000
 # A GPU's context and its libraries' work space.
 CONTEXT_BYTES = 1_000_000_000
-# What allocators and convolutions take beside the maps.
-SLACK = 1.15
+# What is taken for each byte of maps: on a processor the C library keeps what is freed, and maps of many sizes do not
+# fill the gaps that others leave; a GPU's convolutions have work space.
+HOST_SLACK, DEVICE_SLACK = 1.7, 1.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +68,7 @@ class Plan:
 def plan_tiles(
     networks: Sequence[NetworkSpec],
     *,
-    shape: tuple[int, int] = (2**20, 2**20),
+    shape: tuple[int, int] = LARGE,
     memory_gb: float = 4.0,
     core_px: int | None = None,
     forms: int = 1,
@@ -103,7 +108,7 @@ def plan_tiles(
     >>> from unetpipe.netspecs import UnetSpec
     >>> plan = plan_tiles([UnetSpec()])
     >>> plan.core_px, plan.window_px, round(plan.work, 2)
-    (1536, 1724, 1.09)
+    (1280, 1468, 1.11)
     """
     if core_px is not None:
         return _plan(networks, shape, core_px, forms)
@@ -120,7 +125,7 @@ def plan_tiles(
 
 
 def shard_of(core_px: int) -> int:
-    """Side of the shards of a core: itself, or above 1024 px its largest equal parts of 1024, 768, 512 or 256 px.
+    """Side of the shards of a core: itself, or above 1024 px its largest equal parts that are multiples of 128 px.
 
     Parameters
     ----------
@@ -130,21 +135,23 @@ def shard_of(core_px: int) -> int:
     Examples
     --------
     >>> shard_of(384), shard_of(1536), shard_of(2560)
-    (384, 768, 512)
+    (384, 768, 640)
     """
     if core_px <= SHARD_PX:
         return core_px
-    return next(side for side in range(SHARD_PX, 0, -STEP_PX) if core_px % side == 0)
+    return next(
+        core_px // n for n in range(2, core_px) if core_px // n <= SHARD_PX and core_px % (n * STEP_PX // 2) == 0
+    )
 
 
 def _candidates(networks: Sequence[NetworkSpec], shape: tuple[int, int]) -> list[int]:
-    """Sides of cores in px, smallest first: whole steps, and halves below one; no larger than the slide needs."""
+    """Sides of cores in px, smallest first: whole steps, and halves of one; no larger than the slide needs."""
     whole = -(-max(shape) // STEP_PX) * STEP_PX
     if not all(spec.geometry.tileable for spec in networks):
         return [whole]
     stride = max(spec.geometry.stride for spec in networks)
     halves = [STEP_PX // 2**n for n in range(8, 0, -1) if STEP_PX // 2**n >= stride]
-    steps = [side for side in (STEP_PX, *range(2 * STEP_PX, MOST_PX + 1, 2 * STEP_PX)) if side < whole]
+    steps = [side for side in (*range(STEP_PX, 2048, STEP_PX), *range(2048, MOST_PX + 1, 2 * STEP_PX)) if side < whole]
     return [*halves, *steps, *([whole] if whole <= MOST_PX else [])]
 
 
@@ -164,18 +171,18 @@ def _plan(networks: Sequence[NetworkSpec], shape: tuple[int, int], core_px: int,
     channels, classes = networks[0].channels, networks[0].classes
     flops = sum(p.flops for p in passes) / max(height, width) ** 2
     parameters = sum(4 * p.parameters for p in passes)
-    maps = round(SLACK * max(4 * p.values for p in passes))
+    maps = max(4 * p.values for p in passes)
     # Probabilities in float32, once more while they are computed, and once more where several are averaged.
-    device = maps + parameters + 4 * classes * pixels * (2 + (len(networks) * forms > 1))
+    kept = parameters + 4 * classes * pixels * (2 + (len(networks) * forms > 1))
     # One window is read while another one is computed and results are encoded; what is read is copied once.
-    host = 2 * 4 * channels * window + 4 * channels * window + 3 * 2 * classes * pixels
+    host = 3 * 4 * channels * window + 3 * 2 * classes * pixels
     return Plan(
         core_px=core_px,
         window_px=max(sides),
         shard_px=shard_of(core_px),
         cores=len(grids[0]),
-        host_bytes=PROGRAM_BYTES + CACHE_BYTES + device + host,
-        device_bytes=CONTEXT_BYTES + device,
+        host_bytes=PROGRAM_BYTES + CACHE_BYTES + round(HOST_SLACK * maps) + kept + host,
+        device_bytes=CONTEXT_BYTES + round(DEVICE_SLACK * maps) + kept,
         flops_per_px=flops * forms,
         work=flops / sum(flops_at_the_limit(spec) for spec in networks),
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["EventFiles", "Progress"]
+__all__ = ["EventFiles", "Progress", "TileProgress"]
 
 BAR = 24
 SECONDS_ON_TERMINAL = 0.2
@@ -64,16 +64,95 @@ class Progress:
 
     def line(self, step: int, loss: float, *, rate: float, left_s: float) -> str:
         """Bar, step, loss, pixels per second and time left."""
-        bar = "#" * (BAR * step // self.steps)
-        minutes, seconds = divmod(math.ceil(left_s), 60)
-        left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-        return f"[{bar:{BAR}}] {step}/{self.steps}, loss {loss:.4g}, {rate / 1e6:.3g} Mpx/s, {left} left"
+        return f"{bar(step, self.steps)}, loss {loss:.4g}, {rate / 1e6:.3g} Mpx/s, {duration(left_s)} left"
 
     def clear(self) -> None:
         """Empty the line, so that others can be written."""
         if self.on_terminal:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
+
+
+class TileProgress:
+    """The progress of a prediction.
+
+    Parameters
+    ----------
+    cores : int
+        Cores of the whole image.
+    stream : text stream
+        Where a terminal would be, such as ``sys.stderr``.
+    done : int
+        Cores that need not be computed.
+    clock : callable
+        Seconds of a clock that never goes back.
+
+    Examples
+    --------
+    >>> import io
+    >>> times = iter([0.0, 30.0])
+    >>> progress = TileProgress(4, io.StringIO(), clock=lambda: next(times))
+    >>> progress.show(15_000_000, 27.0)
+    >>> progress.line()
+    '[######                  ] 1/4, 0.5 Mpx/s, 0:01:30 left, busy 90 %'
+    """
+
+    def __init__(
+        self, cores: int, stream: TextIO, *, done: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.cores, self.stream, self.clock, self.done = cores, stream, clock, done
+        self.on_terminal = stream.isatty()
+        self.begun = self.now = self.shown = clock()
+        self.new = self.pixels = 0
+        self.computed_s = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Pixels per second."""
+        return self.pixels / max(self.now - self.begun, 1e-9)
+
+    @property
+    def busy(self) -> float:
+        """Share of the time in which a core was computed."""
+        return min(self.computed_s / max(self.now - self.begun, 1e-9), 1.0)
+
+    def show(self, pixels: int, seconds: float) -> None:
+        """Take note of a core and the seconds that it was computed, and tell it unless that was told just now."""
+        self.done, self.new, self.pixels = self.done + 1, self.new + 1, self.pixels + pixels
+        self.computed_s += seconds
+        self.now = self.clock()
+        is_due = self.now - self.shown >= (SECONDS_ON_TERMINAL if self.on_terminal else SECONDS_IN_LOG)
+        if not is_due and self.done < self.cores:
+            return
+        self.shown = self.now
+        if self.on_terminal:
+            self.stream.write(f"\r{self.line()}\x1b[K\r")
+            self.stream.flush()
+        else:
+            log.info("%s", self.line())
+
+    def line(self) -> str:
+        """Bar, cores, pixels per second, time left and how busy the networks were."""
+        left_s = (self.cores - self.done) * (self.now - self.begun) / max(self.new, 1)
+        speed = f"{self.rate / 1e6:.3g} Mpx/s, {duration(left_s)} left, busy {100 * self.busy:.0f} %"
+        return f"{bar(self.done, self.cores)}, {speed}"
+
+    def clear(self) -> None:
+        """Empty the line, so that others can be written."""
+        if self.on_terminal:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+
+def bar(done: int, whole: int) -> str:
+    """A bar and the numbers that it stands for."""
+    return f"[{'#' * (BAR * done // whole):{BAR}}] {done}/{whole}"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, rounded up."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 class EventFiles:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.shards import in_threads
+from unetpipe.shards import FAULTS, ShardTable, in_threads
 from unetpipe.slides import Plane
 
 __all__ = ["SharedReader"]
@@ -54,6 +54,7 @@ class SharedReader:
         self.most_bytes = most_bytes
         self.decoded = self.bytes = 0
         self.waiting: dict[Place, NDArray[Any]] = {}
+        self.tables: dict[Place, ShardTable] = {}
 
     def met(self, box: Box) -> tuple[slice, slice]:
         """Rows and columns of the chunks that meet a box."""
@@ -75,7 +76,7 @@ class SharedReader:
         def copy(place: Place) -> None:
             chunk, at = self.waiting.get(place), self.chunk_box(place)
             if chunk is None:
-                chunk = new[place] = self.plane.read(at)
+                chunk = new[place] = self.decode(place)
             met = at.relative_to(box.start).clipped(box.shape)
             part = met.relative_to((at.start[0] - box.start[0], at.start[1] - box.start[1]))
             out[(..., *met.slices)] = chunk[(..., *part.slices)]
@@ -85,6 +86,16 @@ class SharedReader:
         self.decoded += len(new)
         self.keep(places, new)
         return out
+
+    def decode(self, place: Place) -> NDArray[Any]:
+        """The pixels of a chunk, which may reach beyond the plane."""
+        box = self.chunk_box(place)
+        if not self.plane.is_own or self.side != self.plane.chunk_shape:
+            return self.plane.read(box)
+        try:
+            return self.plane.chunk(place, self.tables)
+        except FAULTS as error:
+            raise self.plane.damage(box, error) from None
 
     def chunk_box(self, place: Place) -> Box:
         """The box of a chunk."""

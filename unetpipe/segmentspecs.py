@@ -1,4 +1,4 @@
-"""What objects are: the settings of `segment`."""
+"""What objects are: the settings of `segment` and `tune`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from unetpipe.errors import ConfigError
 from unetpipe.fields import Checked, check_bounds, key
 
-__all__ = ["SegmentSpec"]
+__all__ = ["SegmentSpec", "TuneSpec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,11 @@ class SegmentSpec(Checked):
         None,
         "probability from which on a pixel is of a class, as `{cell: 0.4}`, for any classes but the first; the most "
         "probable of those that reach theirs, or else of the classes without one",
+    )
+    tune: bool = key(
+        False,
+        "for each model, choose the thresholds of the classes that `thresholds` leaves out: those with the best Dice "
+        "on the samples of split val, in hundredths",
     )
     connectivity: Literal[4, 8] = key(4, "neighbours of a pixel: over its sides, or over its corners too")
     fill_holes: bool = key(False, "what an instance encloses belongs to it; `classes` stay as they are")
@@ -66,3 +71,10 @@ class SegmentSpec(Checked):
     def class_name(self, index: int) -> str:
         """Name of a class; its number where no names are given."""
         return self.classes[index] if index < len(self.classes) else str(index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneSpec(Checked):
+    """Thresholds chosen on the validation samples."""
+
+    classes: tuple[str, ...] = key((), "names of the classes; filled in")

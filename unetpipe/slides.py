@@ -104,26 +104,39 @@ class Plane:
         if not self.is_own:
             return self.read_by_zarr(box)
         out = np.empty((*self.array.shape[:-2], *box.shape), self.dtype)
-        side, chunk = self.shard_side, self.chunk_side
+        chunk = self.chunk_side
         tables: dict[tuple[int, int], ShardTable] = {}
 
         def decode(at: tuple[int, int]) -> None:
             """Copy what a chunk, counted over the whole array, has of the box."""
-            (row, y), (column, x) = (divmod(i, side // chunk) for i in at)
-            place = y * (side // chunk) + x
-            values = tables[row, column].chunk(place, (*self.array.shape[:-2], chunk, chunk), self.dtype)
+            values = self.chunk(at, tables)
             origin = (at[0] * chunk, at[1] * chunk)
             met = box.relative_to(origin).clipped((chunk, chunk))
             into = met.relative_to((box.start[0] - origin[0], box.start[1] - origin[1]))
             out[(..., *into.slices)] = values[(..., *met.slices)]
 
         try:
-            for at in met_by(box, side):
-                tables[at] = ShardTable.of(self.shard_path(at), (side // chunk) ** 2)
             in_threads(decode, met_by(box, chunk))
         except FAULTS as error:
             raise self.damage(box, error) from None
         return out
+
+    def chunk(self, at: tuple[int, int], tables: dict[tuple[int, int], ShardTable]) -> NDArray[Any]:
+        """Decode a chunk of an array that is laid out as ours; one of `FAULTS` if it is damaged.
+
+        Parameters
+        ----------
+        at : (int, int)
+            Its row and column over the whole array.
+        tables : dict
+            Tables of the shards read so far, by row and column; that of the chunk is put there.
+        """
+        per_shard = self.shard_side // self.chunk_side
+        (row, y), (column, x) = (divmod(i, per_shard) for i in at)
+        if (row, column) not in tables:
+            tables[row, column] = ShardTable.of(self.shard_path((row, column)), per_shard**2)
+        shape = (*self.array.shape[:-2], *self.chunk_shape)
+        return tables[row, column].chunk(y * per_shard + x, shape, self.dtype)
 
     def read_by_zarr(self, box: Box) -> NDArray[Any]:
         """Pixels of a box, whatever the array's codecs."""
@@ -135,7 +148,9 @@ class Plane:
     def damage(self, box: Box, error: Exception) -> StoreError:
         """What to say of a box that cannot be read."""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return StoreError(f"{self.folder}: damaged at {box.start} ({reason}); delete the store and run again")
+        return StoreError(
+            f"{self.folder}: damaged at {box.start} ({reason}); delete the store and its .json and run again"
+        )
 
     def write_shard(self, box: Box, block: NDArray[Any]) -> str:
         """Write one whole shard durably.
@@ -210,7 +225,8 @@ def shard_boxes(name: str, shape: tuple[int, int], side: int | None = None) -> I
     step = side or default_shard_side(shape)
     for y in range(0, shape[0], step):
         for x in range(0, shape[1], step):
-            yield f"{name}/{y // step}/{x // step}", Box(start=(y, x), stop=(y + step, x + step)).clipped(shape)
+            stop = (min(y + step, shape[0]), min(x + step, shape[1]))
+            yield f"{name}/{y // step}/{x // step}", Box(start=(y, x), stop=stop)
 
 
 def default_shard_side(shape: tuple[int, ...]) -> int:
@@ -281,7 +297,7 @@ def open_plane(folder: Path, *, writable: bool = False) -> Plane:
         array = zarr.open_array(store=str(folder), mode="r+" if writable else "r")
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(
-            f"{folder}: no readable array ({type(error).__name__}); delete the store and run again"
+            f"{folder}: no readable array ({type(error).__name__}); delete the store and its .json and run again"
         ) from None
     return Plane(array, folder, is_own=_is_own(array))
 

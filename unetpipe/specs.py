@@ -1,6 +1,6 @@
 """One frozen value per stage: everything that a result depends on, checked at birth.
 
-Those of networks are in `netspecs.py`, that of `segment` is in `segmentspecs.py`.
+Those of networks are in `netspecs.py`, those of `segment` and `tune` are in `segmentspecs.py`.
 
 Each field carries its meaning, its unit and its bounds; the configuration's documentation and schema are
 generated from them. A spec travels to its stage as one line of canonical JSON.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from unetpipe.errors import ConfigError
 from unetpipe.fields import Checked, key
 from unetpipe.netspecs import NetworkSpec, UnetSpec
-from unetpipe.segmentspecs import SegmentSpec
+from unetpipe.segmentspecs import SegmentSpec, TuneSpec
 
 __all__ = [
     "AnnotateSpec",
@@ -30,6 +30,7 @@ __all__ = [
     "SegmentSpec",
     "SimulateSpec",
     "TrainSpec",
+    "TuneSpec",
     "UnetSpec",
     "WeighSpec",
     "canonical_json",
@@ -322,7 +323,18 @@ class ImportSpec(Checked):
 class PredictSpec(Checked):
     """Overlap-tile inference: the tile's core changes speed and memory, never the result."""
 
-    core_px: int = key(1024, "side of a tile's core, a multiple of the network's stride", unit="px", at_least=2)
+    memory_gb: float = key(
+        4.0,
+        "what predict may take of the memory; cores of tiles are as large as it allows, at most 4096 px",
+        unit="GB",
+        above=0,
+    )
+    core_px: int | None = key(
+        None,
+        "side of a tile's core, a multiple of the network's stride; empty: planned from `memory_gb`",
+        unit="px",
+        at_least=2,
+    )
     symmetries: Literal["none", "rot4", "d4", "paper7"] = key(
         "none",
         "forms in which the network sees each window, and whose probabilities are averaged: one, the 4 quarter turns, "
@@ -341,7 +353,11 @@ class EvaluateSpec(Checked):
 
     foreground: int = key(1, "class whose probability is thresholded", at_least=1, at_most=253)
     n_classes: int = key(2, "number of classes; follows from the list of classes", at_least=2, at_most=254)
-    thin: bool = key(True, "also score V-Rand and V-Info after thinning, at ten thresholds")
+    thin: bool = key(
+        True,
+        "also score V-Rand and V-Info after thinning, at ten thresholds; whole images are held in memory for it, 13 "
+        "bytes per pixel and some more",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.basins import REACH, STEPS, core_basins, distance_heights, resolve_basins
+from unetpipe.basins import REACH, STEPS, CoreBasins, core_basins, distance_heights, resolve_basins
 from unetpipe.geometry import Box
 from unetpipe.instances import Objects, core_components, relabelled, resolve
 from unetpipe.labelling import Connectivity, label_core
@@ -138,7 +138,8 @@ def instance_values(classes: Plane, kinds: Sequence[int], spec: SegmentSpec) -> 
     own[list(kinds)] = kinds
 
     def values_of(box: Box) -> NDArray[np.uint8]:
-        return own[classes.read(box)]
+        values: NDArray[np.uint8] = own[classes.read(box)]
+        return values
 
     if not spec.fill_holes:
         return values_of
@@ -176,8 +177,9 @@ def split(
 ) -> Stitched:
     """Instances parted where they are narrow, or less probable; their values are the labels of whole ones."""
     shape, reach = whole.shape, REACH if spec.split == "distance" else 0
+    depth = max(1, round(spec.split_depth_px * STEPS if reach else spec.split_depth_probability * scale))
 
-    def basins(box: Box) -> Any:
+    def basins(box: Box) -> tuple[NDArray[np.uint32], CoreBasins]:
         around, wide = box.grown(1).clipped(shape), box.grown(1 + reach).clipped(shape)
         labels = whole.read(wide)
         inner = around.relative_to(wide.start).slices
@@ -189,8 +191,9 @@ def split(
             mask = kind_of[labels] == kind
             rise = distance_heights(mask)[inner] if probabilities is None else probabilities[kind]
             heights = np.where(mask[inner], rise, heights).astype(np.int32)
-        windows = (framed(array, box, shape) for array in (own, heights))
-        return core_basins(*windows, core=box, image_width=shape[1], connectivity=spec.connectivity)
+        around_own, around_heights = framed(own, box, shape), framed(heights, box, shape)
+        keys: dict[str, Any] = {"core": box, "image_width": shape[1], "connectivity": spec.connectivity, "depth": depth}
+        return core_basins(around_own, around_heights, **keys)
 
     def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
         labels, record = basins(box)
@@ -200,6 +203,5 @@ def split(
     for _, box in cores:
         stop_if_asked()
         records.append(basins(box)[1])
-    depth = spec.split_depth_px * STEPS if reach else spec.split_depth_probability * scale
-    objects = resolve_basins(records, depth=max(1, round(depth)), min_area_px=min_area_px)
+    objects = resolve_basins(records, depth=depth, min_area_px=min_area_px)
     return Stitched(objects=objects, cores=cores, labelled=labelled)

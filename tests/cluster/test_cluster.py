@@ -3,83 +3,28 @@
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from clusterprojects import PROFILE, QUICK, ClusterProject, cluster_in_tmp
+from private_slurm import PrivateSlurm, missing
 from projects import ROOT, Project
-
-from .private_slurm import PrivateSlurm, missing, private_slurm
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(bool(missing()), reason=f"no SLURM can be started here: {missing()}"),
 ]
-# Sooner than on a cluster of many, and the logs are looked at.
-QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5", "--slurm-keep-successful-logs")
-PROFILE = ("--profile", "workflow/profiles/slurm")
-
-
-class ClusterProject(Project):
-    """A project whose daily command goes to a cluster."""
-
-    def __init__(self, folder: Path, cluster: PrivateSlurm) -> None:
-        super().__init__(folder)
-        self.cluster = cluster
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The cluster's programs come behind this Python's, which has none of their names."""
-        own = super().environment
-        path = f"{self.cluster.folder / 'bin'}{os.pathsep}{own['PATH']}{os.pathsep}/usr/sbin"
-        return own | self.cluster.variables | {"PATH": path}
-
-    def run(self, *arguments: str) -> None:
-        """The daily command on a cluster."""
-        shutil.rmtree(self.results / "logs", ignore_errors=True)
-        ended = self.snakemake(*PROFILE, *QUICK, *arguments)
-        assert ended.returncode == 0, ended.stderr[-4000:]
-
-    def asked(self, since: int = 0) -> dict[str, list[dict[str, Any]]]:
-        """What jobs were granted, by rule or group, of those with a larger id."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for number, job in self.cluster.jobs().items():
-            if int(number) > since:
-                granted = dict(part.split("=") for part in job["TRES"].split(","))
-                name = Path(job["StdOut"]).relative_to(self.results / "logs/slurm").parts[0]
-                found.setdefault(name, []).append(
-                    {
-                        "gpus": int(job.get("TresPerJob", "0").rpartition(":")[2]),
-                        "cpus": int(granted["cpu"]),
-                        "mem_mb": int(granted["mem"].removesuffix("M")),
-                        "minutes": clock_minutes(job["TimeLimit"]),
-                        "tasks": int(job["NumTasks"]),
-                        "nodes": int(granted["node"]),
-                        "state": job["JobState"],
-                    }
-                )
-        return found
-
-
-def clock_minutes(text: str) -> int:
-    """Minutes of a time limit such as 1-02:30:00."""
-    days, _, clock = text.rpartition("-")
-    hours, minutes, _ = map(int, clock.split(":"))
-    return int(days or 0) * 1440 + hours * 60 + minutes
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[PrivateSlurm]:
-    """A cluster; not in pytest's folders, which munge may not enter."""
-    with tempfile.TemporaryDirectory(prefix="slurm-") as place:
-        Path(place).chmod(0o755)
-        with private_slurm(Path(place)) as one:
-            yield one
+    """A cluster for all tests of this file."""
+    with cluster_in_tmp() as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +107,8 @@ def test_the_profile_has_one_place_for_what_is_yours() -> None:
     assert filled["set-resources"]["train"]["gpu_model"] == "a100"
 
 
-def test_the_cluster_is_gone_with_its_processes(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="slurm-") as place:
-        Path(place).chmod(0o755)
-        with private_slurm(Path(place)) as one:
-            pids = [one.pid(daemon) for daemon in ("munged", "slurmctld", "slurmd.n1", "slurmd.n2")]
+def test_the_cluster_is_gone_with_its_processes() -> None:
+    with cluster_in_tmp() as one:
+        pids = [one.pid(daemon) for daemon in ("munged", "slurmctld", "slurmd.n1", "slurmd.n2")]
     listed = subprocess.run(["ps", "-o", "stat=", "-p", ",".join(map(str, pids))], capture_output=True, text=True)
     assert all(state.startswith("Z") for state in listed.stdout.split())

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaozarrs
+import zarr
 from safetensors import safe_open
 
 from unetpipe.checkpoints import read_weights
@@ -23,7 +25,7 @@ from unetpipe.slides import open_plane
 from unetpipe.sources.images import open_source
 from unetpipe.specs import ImportSpec
 from unetpipe.steps import export as step
-from unetpipe.steps.export import default_window, export, export_pyramids, largest_core
+from unetpipe.steps.export import default_window, export, export_combined, export_pyramids, largest_core
 from unetpipe.steps.import_ import import_
 
 from .conftest import NETWORK, Chain
@@ -194,3 +196,23 @@ def test_images_and_labels_for_old_viewers(chain: Chain, tmp_path: Path) -> None
         assert np.array_equal(source.read(box), open_plane(read_manifest(chain["images/a"]).store / "0").read_whole())
     with pytest.raises(ConfigError, match="expected a result with images, came one of stage train"):
         export_pyramids(chain["models/m"], output=tmp_path / "out")
+
+
+def test_an_image_and_its_labels_in_one(chain: Chain, tmp_path: Path) -> None:
+    segmentation, image = read_manifest(chain["segmentations/m/b"]), read_manifest(chain["images/b"])
+    for name in ("segmentations/m/b", "labels/b"):
+        export_combined(chain[name], output=tmp_path / name)
+        yaozarrs.validate_zarr_store(str(tmp_path / name / "b.zarr"))
+    group = zarr.open_group(str(tmp_path / "segmentations/m/b/b.zarr"), mode="r")
+    assert np.array_equal(group["0"][:], open_plane(image.store / "0").read_whole())
+    assert group["labels"].attrs["ome"]["labels"] == ["classes", "instances"]
+    for kind in ("classes", "instances"):
+        found = open_plane(segmentation.store / kind / "0").read_whole()
+        assert np.array_equal(group[f"labels/{kind}/0"][:], found)
+        assert group[f"labels/{kind}"].attrs["ome"]["image-label"]["source"] == {"image": "../../"}
+    copies = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "zarr.json"]
+    assert not copies, "Python's rglob does not follow links: no pixel lies here"
+    with pytest.raises(StoreError, match="is there already"):
+        export_combined(chain["labels/b"], output=tmp_path / "labels" / "b")
+    with pytest.raises(ConfigError, match="came stage ingest"):
+        export_combined(chain["images/b"], output=tmp_path)

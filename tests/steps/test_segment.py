@@ -3,6 +3,10 @@
 import csv
 import gzip
 import json
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
 from unetpipe.pyramids import nearest
 from unetpipe.signals import asked
 from unetpipe.slides import create_plane, open_plane
-from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec
+from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec, canonical_json
 from unetpipe.steps.segment import segment
 
 FACTOR = 1.5
@@ -299,3 +303,35 @@ def test_touching_discs_come_apart(tmp_path: Path) -> None:
     for split, count in (("distance", 1), ("probability", 2)):
         manifest = segmented(tmp_path / f"valley-{split}", foreground, 64, split=split)
         assert manifest.facts["n_instances"] == count
+
+
+@pytest.mark.slow
+def test_killed_at_25_random_moments_it_ends_with_the_same_manifest(tmp_path: Path, mixture: np.ndarray) -> None:
+    large = np.tile(mixture, (1, 6, 6))
+    spec = SegmentSpec(classes=NAMES, connectivity=8, fill_holes=True, split="distance")
+    paths, output = sources(tmp_path, large, 64), tmp_path / "segmentations" / "m" / "s.json"
+    words = [*map(str, paths), "--output", str(output), "--spec", canonical_json(spec), "--code", "s@1"]
+    command = [sys.executable, "-m", "unetpipe", "segment", *words]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    begin = time.monotonic()
+    assert start().wait() == 0
+    whole, took = output.read_bytes(), time.monotonic() - begin
+    rng, killed = random.Random(1), 0
+    for _ in range(25):
+        output.unlink()
+        output.with_suffix(".ledger").unlink()
+        with start() as running:
+            try:
+                running.wait(rng.uniform(0.2, 1.0) * took)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                killed += 1
+        assert start().wait() == 0
+        assert output.read_bytes() == whole
+        assert {p.name for p in read_manifest(output).store.iterdir()} == {
+            "classes", "instances", *(f"objects.{kind}" for kind in KINDS)
+        }  # fmt: skip
+    assert killed > 12

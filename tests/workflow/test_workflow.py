@@ -101,3 +101,25 @@ def test_a_failed_job_says_its_line(blank: Any, tmp_path: Path) -> None:
     lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: ")]
     assert len(lines) == 1 and "a.tif" in lines[0]
     assert not list(tree.results.glob("images/*"))
+
+
+def test_thresholds_are_chosen_on_the_validation_samples_where_asked(blank: Any, tmp_path: Path) -> None:
+    assert not [name for name in blank.pending() if name.startswith("thresholds/") or name == "probabilities/m/v"]
+    tree = blank.copy(tmp_path / "project")
+    tree.configure(segment={"tune": True})
+    asked = tree.pending() - blank.pending()
+    assert asked == {"thresholds/m", "probabilities/m/v"}
+
+
+@pytest.mark.slow
+def test_a_run_with_chosen_thresholds(blank: Any, tmp_path: Path) -> None:
+    tree = blank.copy(tmp_path / "project")
+    tree.configure(segment={"tune": True}, train={"steps": 40})
+    tree.run()
+    tuned, used = (
+        json.loads((tree.results / name).read_text())["facts"]["thresholds"]
+        for name in ("thresholds/m.json", "segmentations/m/s.json")
+    )
+    assert tuned == used and list(used) == ["foreground"]
+    page = (tree.results / "report" / "index.html").read_text()
+    assert f"foreground from probability {used['foreground']} (chosen on validation images)" in page

@@ -11,9 +11,10 @@ from torch import nn
 
 from unetpipe import __version__
 from unetpipe.checkpoints import read_metadata, read_weights, write_weights
-from unetpipe.errors import ConfigError, ModelError
+from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.geometry import NetGeometry
 from unetpipe.manifests import Manifest, read_manifest, sha256_of_file, write_file
+from unetpipe.multiscales import link_combined
 from unetpipe.netspecs import NetworkSpec, network_spec
 from unetpipe.networks import build_network
 from unetpipe.oldzarr import write_old_pyramid
@@ -29,7 +30,7 @@ from unetpipe.programs import (
 )
 from unetpipe.specs import canonical_json
 
-__all__ = ["export", "export_pyramids"]
+__all__ = ["export", "export_combined", "export_pyramids"]
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,41 @@ def export_pyramids(result: Path, *, output: Path) -> None:
         target = output / f"{found.sample}{'' if name == '.' else f'-{name}'}.zarr"
         write_old_pyramid(found.store / name, target)
         log.info("%s: written", target)
+
+
+def export_combined(result: Path, *, output: Path) -> None:
+    """Put labels and their image together as one OME-Zarr, of links, for napari and other viewers.
+
+    Reads
+    -----
+    result : manifest of `annotate` or `segment`
+        The manifest of the image lies where the workflow has it, in the folder ``images`` beside that of the result.
+
+    Writes
+    ------
+    output : folder
+        ``NAME.zarr``, NAME being the sample's, with ``labels/classes`` and ``labels/instances``.
+
+    Raises
+    ------
+    ConfigError
+        If the result holds no labels.
+    StoreError
+        If the image is not the one that the labels were made of, or if what is to be written is there already.
+    """
+    found = read_manifest(result)
+    if found.stage not in ("annotate", "segment"):
+        raise ConfigError(f"{result}: expected labels, of stage annotate or segment, came stage {found.stage}")
+    results = result.resolve().parents[2 if found.stage == "segment" else 1]
+    image = read_manifest(results / "images" / f"{found.sample}.json", stage="ingest")
+    # Of an image, annotations know the frame only.
+    same = found.inputs.get(image.name) == image.content or found.stage == "annotate"
+    if not same or found.facts["shape"] != image.facts["shape"]:
+        raise StoreError(f"{result}: expected to be made of {image.path}, which is another image; run it again")
+    output.mkdir(parents=True, exist_ok=True)
+    target = output / f"{found.sample}.zarr"
+    link_combined(image.store, {name: found.store / name for name in ("classes", "instances")}, target)
+    log.info("%s: written", target)
 
 
 def default_window(geometry: NetGeometry) -> int:

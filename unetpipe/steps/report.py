@@ -65,7 +65,8 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
     ------
     output : manifest
         With the pooled scores; beside it a folder with ``index.html`` and its pictures, and ``costs.tsv`` with what the
-        trainings took, which differs from run to run and is no part of the result.
+        trainings took and ``predictions.tsv`` with what was planned and measured of the predictions, which differ from
+        run to run and are no part of the result.
     """
     manifests = sorted((read_manifest(path) for path in inputs), key=lambda m: (m.stage, m.name))
     # The fingerprint of the code does not see the template, so its bytes enter the key.
@@ -103,7 +104,8 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             codes=sorted({(m.stage, m.code) for m in manifests} | {("report", code)}),
         )
         write_file(ledger.store / "index.html", text.encode())
-        write_file(output.parent / "costs.tsv", costs(results).to_csv(sep="\t", index=False).encode())
+        for name, table in (("costs.tsv", costs(results)), ("predictions.tsv", predictions(results))):
+            write_file(output.parent / name, table.to_csv(sep="\t", index=False).encode())
         ledger.append("index.html", hashlib.sha256(text.encode()).hexdigest())
         ledger.publish({"scores": pooled, "scored": results.scored, "unscored": results.unscored})
 
@@ -118,6 +120,17 @@ def costs(results: Results) -> pd.DataFrame:
             {"network": name, "parameters": model.facts.get("parameters"), "steps": model.facts["steps"]} | measured
         )
     return pd.DataFrame(rows)
+
+
+def predictions(results: Results) -> pd.DataFrame:
+    """Core, memory planned and measured, speed and share of time of every prediction, as far as written down."""
+    rows = []
+    for model, samples in results.segmentations.items():
+        for sample, manifest in samples.items():
+            path = manifest.path.parents[2] / "costs" / "predict" / model / f"{sample}.json"
+            measured = json.loads(path.read_text()) if path.is_file() else {}
+            rows.append({"network": model, "sample": sample} | measured)
+    return pd.DataFrame(rows, columns=None if rows else ["network", "sample"])
 
 
 def rendered(**page: Any) -> str:

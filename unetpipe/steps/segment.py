@@ -28,7 +28,9 @@ __all__ = ["segment"]
 ROWS_AT_ONCE = 2**12
 
 
-def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec, code: str) -> None:
+def segment(
+    probabilities: Path, image: Path, thresholds: Path | None = None, *, output: Path, spec: SegmentSpec, code: str
+) -> None:
     """Turn probabilities into a class for each pixel and into instances of classes, measured and outlined.
 
     Reads
@@ -36,6 +38,8 @@ def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec
     probabilities : manifest of `predict`
     image : manifest of `ingest`
         The image that they were predicted from.
+    thresholds : manifest of `tune`, optional
+        Of the same model: for the classes that the spec gives no threshold.
 
     Writes
     ------
@@ -51,7 +55,14 @@ def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec
             f"{image}: expected the image that {probabilities} was predicted from, came another; run predict again"
         )
     smallest = smallest_area(spec, pixels)
-    with open_ledger(output, stage="segment", spec=spec, code=code, inputs=[source, pixels]) as ledger:
+    tuned = [read_manifest(thresholds, stage="tune")] if thresholds else []
+    if tuned and tuned[0].sample != probabilities.parent.name:
+        raise StoreError(
+            f"{thresholds}: expected thresholds of model {probabilities.parent.name}, as the probabilities are, "
+            f"came those of {tuned[0].sample}; give those of the same model"
+        )
+    least = dict(tuned[0].facts["thresholds"] if tuned else {}) | (spec.thresholds or {})
+    with open_ledger(output, stage="segment", spec=spec, code=code, inputs=[source, pixels, *tuned]) as ledger:
         if ledger.complete:
             return
         predicted = open_plane(source.store / "0")
@@ -59,7 +70,7 @@ def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec
             create_plane(ledger.store / name / "0", shape=predicted.shape, dtype=dtype, shard_side=predicted.shard_side)
             for name, dtype in (("classes", np.uint8), ("instances", np.uint32))
         )
-        write_classes(classes, predicted, source.facts["scale"], ledger, spec)
+        write_classes(classes, predicted, source.facts["scale"], ledger, spec, least)
         aside = ledger.store / "whole"
         stitched, kinds = instances_of(
             classes, predicted, spec=spec, scale=source.facts["scale"], min_area_px=smallest, folder=aside
@@ -74,6 +85,8 @@ def segment(probabilities: Path, image: Path, *, output: Path, spec: SegmentSpec
         facts = {
             "shape": list(classes.shape),
             "class_counts": np.asarray(counts).tolist(),
+            "thresholds": least,
+            "tuned": sorted({*least} - {*(spec.thresholds or {})}),
             "n_instances": len(kinds),
             "instances": {spec.class_name(k): int((kinds == k).sum()) for k in kinds_of(spec, predicted.channels)},
             **frame,
@@ -94,9 +107,11 @@ def smallest_area(spec: SegmentSpec, image: Manifest) -> int:
     return area_px(spec.min_area_um2, size_um)
 
 
-def write_classes(classes: Plane, predicted: Plane, scale: int, ledger: Ledger, spec: SegmentSpec) -> None:
+def write_classes(
+    classes: Plane, predicted: Plane, scale: int, ledger: Ledger, spec: SegmentSpec, thresholds: dict[str, float]
+) -> None:
     """Write the class of each pixel, core by core."""
-    least = {spec.classes.index(name): max(1, round(t * scale)) for name, t in (spec.thresholds or {}).items()}
+    least = {spec.classes.index(name): max(1, round(t * scale)) for name, t in thresholds.items()}
     for unit, box in classes.iter_shards():
         if f"classes/{unit}" not in ledger:
             block = decided(predicted.read(box), least=least)

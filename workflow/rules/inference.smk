@@ -18,6 +18,7 @@ rule predict:
         **requests(CONFIG, "predict"),
         tmpdir=TMPDIR,
         gpu=1,
+        mem_mb=lambda wildcards: CONFIG.predict_mb(wildcards.model),
     params:
         spec=CONFIG.spec("predict"),
         code=lambda wildcards: fingerprint("unetpipe.steps.predict", *CONFIG.network_modules(wildcards.model)),
@@ -26,10 +27,35 @@ rule predict:
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
+if CONFIG.sections["segment"].tune:
+
+    rule tune:
+        input:
+            expand("results/probabilities/{{model}}/{sample}.json", sample=CONFIG.by_split["val"]),
+            expand("results/labels/{sample}.json", sample=CONFIG.by_split["val"]),
+        output:
+            "results/thresholds/{model}.json",
+        log:
+            "results/logs/tune/{model}.log",
+        benchmark:
+            "results/benchmarks/tune/{model}.tsv"
+        conda:
+            "../../environment.yml"
+        resources:
+            tmpdir=TMPDIR,
+        params:
+            spec=CONFIG.spec("tune"),
+            code=fingerprint("unetpipe.steps.tune"),
+        shell:
+            "exec python -m unetpipe tune {input:q} --output {output:q}"
+            " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
 rule segment:
     input:
         probabilities="results/probabilities/{model}/{sample}.json",
         image="results/images/{sample}.json",
+        thresholds=["results/thresholds/{model}.json"] if CONFIG.sections["segment"].tune else [],
     output:
         "results/segmentations/{model}/{sample}.json",
     log:
@@ -45,5 +71,5 @@ rule segment:
         spec=CONFIG.spec("segment"),
         code=fingerprint("unetpipe.steps.segment"),
     shell:
-        "exec python -m unetpipe segment {input.probabilities:q} {input.image:q} --output {output:q}"
-        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+        "exec python -m unetpipe segment {input.probabilities:q} {input.image:q} {input.thresholds:q}"
+        " --output {output:q} --spec {params.spec:q} --code {params.code:q} --log {log:q}"

@@ -1,7 +1,7 @@
 """A SLURM of one's own on this machine: munged, slurmctld and two slurmd on loopback, with GPUs that are none.
 
-python tests/cluster/private_slurm.py start FOLDER    prints the variables to set
-python tests/cluster/private_slurm.py stop FOLDER
+python tests/private_slurm.py start FOLDER    prints the variables to set
+python tests/private_slurm.py stop FOLDER
 
 Everything lies in FOLDER, which all users must be able to enter, as those of `mktemp -d` in /tmp after `chmod 755`.
 """

@@ -1,0 +1,73 @@
+"""A project whose daily command goes to a private SLURM."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from private_slurm import PrivateSlurm, private_slurm
+from projects import Project
+
+# Sooner than on a cluster of many, and the logs are looked at.
+QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5", "--slurm-keep-successful-logs")
+PROFILE = ("--profile", "workflow/profiles/slurm")
+
+
+class ClusterProject(Project):
+    """A project whose daily command goes to a cluster."""
+
+    def __init__(self, folder: Path, cluster: PrivateSlurm) -> None:
+        super().__init__(folder)
+        self.cluster = cluster
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The cluster's programs come behind this Python's, which has none of their names."""
+        own = super().environment
+        path = f"{self.cluster.folder / 'bin'}{os.pathsep}{own['PATH']}{os.pathsep}/usr/sbin"
+        return own | self.cluster.variables | {"PATH": path}
+
+    def run(self, *arguments: str) -> None:
+        """The daily command on a cluster."""
+        shutil.rmtree(self.results / "logs", ignore_errors=True)
+        ended = self.snakemake(*PROFILE, *QUICK, *arguments)
+        assert ended.returncode == 0, ended.stderr[-4000:]
+
+    def asked(self, since: int = 0) -> dict[str, list[dict[str, Any]]]:
+        """What jobs were granted, by rule or group, of those with a larger id."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for number, job in self.cluster.jobs().items():
+            if int(number) > since:
+                granted = dict(part.split("=") for part in job["TRES"].split(","))
+                name = Path(job["StdOut"]).relative_to(self.results / "logs/slurm").parts[0]
+                found.setdefault(name, []).append(
+                    {
+                        "gpus": int(job.get("TresPerJob", "0").rpartition(":")[2]),
+                        "cpus": int(granted["cpu"]),
+                        "mem_mb": int(granted["mem"].removesuffix("M")),
+                        "minutes": clock_minutes(job["TimeLimit"]),
+                        "tasks": int(job["NumTasks"]),
+                        "nodes": int(granted["node"]),
+                        "state": job["JobState"],
+                    }
+                )
+        return found
+
+
+def clock_minutes(text: str) -> int:
+    """Minutes of a time limit such as 1-02:30:00."""
+    days, _, clock = text.rpartition("-")
+    hours, minutes, _ = map(int, clock.split(":"))
+    return int(days or 0) * 1440 + hours * 60 + minutes
+
+
+@contextmanager
+def cluster_in_tmp() -> Iterator[PrivateSlurm]:
+    """A cluster; not in pytest's folders, which munge may not enter."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as place:
+        Path(place).chmod(0o755)
+        with private_slurm(Path(place)) as one:
+            yield one

@@ -1,0 +1,84 @@
+"""Plans keep to their budget, are legal, and cost what the limits say."""
+
+import pytest
+
+from unetpipe.errors import GeometryError
+from unetpipe.geometry import TileGrid
+from unetpipe.netspecs import DilatedUnetSpec, KerasUnetSpec, NetworkSpec, PaddedUnetSpec, UnetSpec
+from unetpipe.passes import count_pass, flops_at_the_limit
+from unetpipe.planning import MOST_PX, plan_tiles, shard_of
+
+NETWORKS: list[NetworkSpec] = [
+    UnetSpec(),
+    UnetSpec(depth=2, base_width=4, channels=3),
+    UnetSpec(depth=7, base_width=2),
+    PaddedUnetSpec(features=(32, 64, 128)),
+    KerasUnetSpec(base_width=16),
+    DilatedUnetSpec(form="valid", base_width=16),
+]
+SIDES = [*range(256, 2048, 256), *range(2048, MOST_PX + 1, 512)]
+
+
+@pytest.mark.parametrize(("memory_gb", "most"), [(4.0, 1.13), (16.0, 1.07)])
+def test_arithmetic_of_the_network_of_2015_beside_the_limit(memory_gb: float, most: float) -> None:
+    plan = plan_tiles([UnetSpec()], memory_gb=memory_gb)
+    assert plan.work <= most
+    assert plan.flops_per_px == pytest.approx(plan.work * 1_468_000, rel=1e-3)
+    by_hand = count_pass(UnetSpec(), plan.window_px).flops / plan.core_px**2
+    assert plan.flops_per_px == by_hand
+
+
+@pytest.mark.parametrize("spec", NETWORKS, ids=lambda s: f"{s.family}-{s.depth}")
+@pytest.mark.parametrize("shape", [(1, 1), (90, 300), (1100, 1100), (4443, 3567), (65536, 65536)])
+def test_the_largest_legal_core_within_the_budget(spec: NetworkSpec, shape: tuple[int, int]) -> None:
+    """Against every multiple of 256 px, above 2048 px of 512 px, one by one."""
+    for memory_gb in (1.3, 4.0):
+        plan = plan_tiles([spec], shape=shape, memory_gb=memory_gb)
+        grid = TileGrid(shape=shape, core_side=plan.core_px, geometry=spec.geometry)
+        assert len(grid) == plan.cores and plan.host_bytes <= memory_gb * 1e9 and plan.work >= 1
+        assert plan.core_px % plan.shard_px == 0 and plan.shard_px <= 1024
+        for side in SIDES:
+            other = plan_tiles([spec], shape=shape, core_px=side)
+            if other.host_bytes <= memory_gb * 1e9:
+                assert other.cores >= plan.cores
+                assert other.cores > plan.cores or other.core_px >= plan.core_px
+
+
+def test_memory_grows_with_the_core_and_not_with_the_slide() -> None:
+    peaks = [plan_tiles([UnetSpec()], core_px=side).host_bytes for side in (256, 512, 1024, 2048)]
+    assert peaks == sorted(peaks)
+    small, large = (plan_tiles([UnetSpec()], shape=(n, n), core_px=1024).host_bytes for n in (4096, 65536))
+    assert small == large
+
+
+def test_an_ensemble_needs_the_memory_of_one_and_the_arithmetic_of_all() -> None:
+    one, other = UnetSpec(base_width=16), PaddedUnetSpec(features=(16, 32))
+    plans = [plan_tiles(list(specs), core_px=512) for specs in ([one], [other], [one, other])]
+    assert plans[2].flops_per_px == pytest.approx(plans[0].flops_per_px + plans[1].flops_per_px)
+    limit = flops_at_the_limit(one) + flops_at_the_limit(other)
+    assert plans[2].work == pytest.approx(plans[2].flops_per_px / limit)
+    assert plans[2].host_bytes < plans[0].host_bytes + plans[1].host_bytes
+    assert plan_tiles([one], core_px=512, forms=8).flops_per_px == 8 * plans[0].flops_per_px
+
+
+def test_a_network_that_cannot_be_tiled_gets_the_whole_image() -> None:
+    spec = DilatedUnetSpec(form="printed", base_width=4)
+    assert plan_tiles([spec], shape=(700, 500)).core_px == 768
+    with pytest.raises(GeometryError, match=r"expected at least .* for cores of 20224 px"):
+        plan_tiles([spec], shape=(20000, 20000))
+
+
+def test_budgets_and_cores_that_are_refused() -> None:
+    with pytest.raises(GeometryError, match=r"memory_gb: expected at least 0\.\d for cores of 16 px.*came 0\.5"):
+        plan_tiles([UnetSpec(base_width=4)], memory_gb=0.5)
+    with pytest.raises(GeometryError, match="use 16 or 32"):
+        plan_tiles([UnetSpec()], core_px=24)
+    with pytest.raises(GeometryError, match="use 1024 or 1280"):
+        plan_tiles([UnetSpec()], core_px=1040)
+
+
+@pytest.mark.parametrize("core", [16, 384, 1000, *SIDES])
+def test_shards_are_equal_parts_of_a_core(core: int) -> None:
+    side = shard_of(core)
+    assert core % side == 0 and side <= 1024 and (side == core or side % 128 == 0)
+    assert side > 256 or core <= 256 or side == core, "not many small files"

@@ -1,0 +1,154 @@
+"""verify: every store against its manifest, and the chain of digests from the report back to the sources."""
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetpipe.errors import StoreError
+from unetpipe.geometry import Box
+from unetpipe.manifests import Manifest, sha256_of_file
+from unetpipe.patches import open_patches
+from unetpipe.provenance import chain_faults, ledger_faults, read_all, read_units
+from unetpipe.slides import Plane, digest_of, open_plane, shard_boxes
+
+__all__ = ["verify"]
+
+log = logging.getLogger(__name__)
+
+
+def verify(results: Path, *, tell: Callable[[str], None]) -> None:
+    """Check all results of a project.
+
+    Reads
+    -----
+    results : folder
+        With the manifests of all stages, their ledgers and stores; and ``run.json``, which knows the sources.
+
+    Writes
+    ------
+    tell : callable
+        Takes a line for every fault, and a last one.
+
+    Raises
+    ------
+    StoreError
+        If anything is not as it was written.
+
+    Notes
+    -----
+    Every shard, patch and file of parameters is decoded and held against the digest that was taken when it was written,
+    one at a time, so that memory does not grow with the results. Small files beside them (tables, cards, pictures) are
+    held against their sizes. Sources are read as far as ``run.json`` tells where they lie.
+    """
+    manifests, unusable = read_all(results)
+    if not manifests and not unusable:
+        raise StoreError(f"{results}: expected a folder of results with manifests, came none")
+    sources = read_sources(results / "run.json")
+    faults = [*unusable.values()]
+    todo = sum(sum(m.objects.values()) for m in manifests.values())
+    done = 0
+    for manifest in manifests.values():
+        show(done, todo)
+        faults += [f"{manifest.path}: {fault}" for fault in faults_of(manifest, manifests, sources, results.parent)]
+        done += sum(manifest.objects.values())
+    show(done, todo)
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    for fault in faults:
+        tell(fault)
+    if faults:
+        raise StoreError(
+            f"{results}: {len(faults)} faults in {len(manifests) + len(unusable)} results; delete each named .json and "
+            "the .ledger beside it, and give the command of every day with these .json as its targets"
+        )
+    known = "and sources " if sources else ""
+    tell(f"{results}: {len(manifests)} results {known}are as they were written, {todo / 1e9:.3g} GB")
+
+
+def read_sources(path: Path) -> dict[str, dict[str, str]]:
+    """Where the sources of each sample lie; nothing where no run has been recorded."""
+    try:
+        found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))["sources"]
+    except FileNotFoundError:
+        log.warning("%s: no such file; sources are not checked", path)
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"{path}: not the record of a run; delete it and run again") from None
+    return found
+
+
+def show(done: int, todo: int) -> None:
+    """How far the look is, where somebody looks."""
+    if sys.stderr.isatty():
+        share = done / max(todo, 1)
+        sys.stderr.write(f"\r[{'#' * int(24 * share):24}] {share:.0%} of {todo / 1e9:.3g} GB\x1b[K")
+        sys.stderr.flush()
+
+
+def faults_of(
+    manifest: Manifest, manifests: Mapping[str, Manifest], sources: Mapping[str, Mapping[str, str]], root: Path
+) -> Iterator[str]:
+    """What is wrong with one result, in words."""
+    yield from chain_faults(manifest, manifests, sources, root)
+    try:
+        key, units = read_units(manifest)
+        yield from ledger_faults(manifest, key, units)
+        yield from store_faults(manifest, units)
+    except StoreError as error:
+        yield str(error)
+
+
+def store_faults(manifest: Manifest, units: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What of a store is not what its ledger says."""
+    planes: dict[str, dict[str, Box]] = {}
+    patches = dict(open_patches(manifest.store).iter_blocks()) if manifest.stage == "augment" else {}
+    for unit, record in units.items():
+        folder = unit.rpartition("/")[0].rpartition("/")[0]
+        if unit in patches:
+            found = digest_of_block(manifest, patches[unit])
+        elif folder and (manifest.store / folder / "zarr.json").is_file():
+            plane = open_plane(manifest.store / folder)
+            boxes = planes.setdefault(folder, {name: box for name, box in boxes_of(plane, folder)})
+            found = digest_of(plane.read(boxes[unit])) if unit in boxes else "none"
+        else:
+            found = digest_of_file(manifest, unit, record["digest"])
+        if found != record["digest"]:
+            yield f"{manifest.store.name}: {unit} is not what was written"
+
+
+def digest_of_block(manifest: Manifest, numbers: range) -> str:
+    """Digest of a block of patches, as it was taken when they were written."""
+    store = open_patches(manifest.store)
+    try:
+        blocks = (
+            np.asarray(array[numbers.start : numbers.stop]) for array in (store.image, store.classes, store.weights)
+        )
+        return "-".join(digest_of(block) for block in blocks)
+    except (ValueError, RuntimeError) as error:
+        raise StoreError(f"{manifest.store}: patches are damaged ({str(error).splitlines()[0]})") from None
+
+
+def boxes_of(plane: Plane, folder: str) -> Iterator[tuple[str, Box]]:
+    """Units of an array and their boxes; those of a source that is used in place are as long as our own shards."""
+    side = plane.shard_side if plane.array.shards is not None else None
+    return shard_boxes(folder, plane.shape, side)
+
+
+def digest_of_file(manifest: Manifest, unit: str, recorded: str) -> str:
+    """Digest of a unit that is no array; the recorded one where there is nothing to take it of."""
+    if unit == "weights":
+        return sha256_of_file(manifest.store / "weights.safetensors")
+    if unit == "index.html":
+        return sha256_of_file(manifest.store / unit)
+    if unit == "tables":
+        return digest_of(np.array(manifest.facts["confusion"], dtype=np.int64))
+    if manifest.stage == "doctor":
+        table = hashlib.sha256((manifest.store / "table.tsv").read_bytes()).hexdigest()
+        return recorded if table == manifest.facts["table"] else table
+    return recorded
