@@ -116,6 +116,11 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
             {"models": {"m": {"network": {"family": 3}}}},
             "m.network.family: unknown family '3'; known: unet, padded_unet",
         ),
+        ({"doctor": {"zzz": 1}}, "doctor.zzz: unknown key 'zzz'; known: stop$"),
+        (
+            {"models": {"m": {"network": {"zzz": 1}}}},
+            "network.zzz: unknown key 'zzz'; known: family, form, depth, base_width, activation, init, channels, head",
+        ),
         (
             {"models": {"m": {"network": {"family": "padded_unet", "depth": 2}}}},
             "m.network.depth: unknown key 'depth'; known: family, features",
@@ -282,6 +287,14 @@ def test_a_spec_without_a_family_is_told_the_families() -> None:
 def test_illegal_patch_size_names_the_nearest_legal_ones(config, side: int, nearest: str) -> None:
     with pytest.raises(ConfigError, match=f"augment.input_px: input side of {side} px .*use {nearest}"):
         config(augment={"input_px": side})
+
+
+def test_legal_patch_sizes_are_those_of_all_networks(config) -> None:
+    models = {"u": {"network": {"depth": 4}}, "k": {"network": {"family": "keras_unet", "depth": 4}}}
+    with pytest.raises(ConfigError, match=r"200 px is legal for no network; use 188 or 192 or 204 or 208$"):
+        config(models=models, augment={"input_px": 200})
+    for side in (188, 192, 204, 208):
+        assert config(models=models, augment={"input_px": side}).sections["augment"].input_px == side
 
 
 HEADER = "sample\timage\tannotation\tsplit\n"
