@@ -1,11 +1,13 @@
 """Predicted stores do not depend on cores, interruption or threads."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
-from unetpipe.errors import GeometryError, Interrupted, ModelError
+from unetpipe.errors import GeometryError, Interrupted, ModelError, StoreError
 from unetpipe.manifests import read_manifest
 from unetpipe.signals import asked
 from unetpipe.slides import open_plane
@@ -49,12 +51,55 @@ def test_interrupted_behind_every_core_gives_the_same_bytes(chain: Chain, tmp_pa
     assert output.read_bytes() == chain["probabilities/m/b"].read_bytes()
 
 
+def test_a_core_of_several_shards_goes_on_behind_each_of_them(chain: Chain, tmp_path: Path) -> None:
+    """Two cores of 640 px shards: stopped behind every shard, the bytes are those of a run that was not."""
+    tifffile.imwrite(tmp_path / "w.tif", np.random.default_rng(3).integers(0, 255, (650, 1300), np.uint8))
+    image = tmp_path / "images" / "w.json"
+    ingest(tmp_path / "w.tif", output=image, spec=IngestSpec(), code="i@1")
+    folders = [tmp_path / name / "probabilities" / "m" for name in ("whole", "stopped")]
+    stops = 0
+    for folder in folders:
+        output = folder / "w.json"
+        keys = {"output": output, "spec": PredictSpec(core_px=1280), "code": "p@1", "threads": 1}
+        if folder.parts[-3] == "stopped":
+            asked.set()
+        try:
+            while not output.exists():
+                try:
+                    predict(image, [chain["models/m"]], **keys)
+                except Interrupted:
+                    stops += 1
+        finally:
+            asked.clear()
+    assert stops == 6, "once behind each shard"
+    one, other = (read_manifest(folder / "w.json") for folder in folders)
+    assert one.path.read_bytes() == other.path.read_bytes()
+    assert all((one.store / name).read_bytes() == (other.store / name).read_bytes() for name in one.objects)
+    cost = json.loads((tmp_path / "whole" / "costs" / "predict" / "m" / "w.json").read_text())
+    assert cost["core_px"] == 1280 and cost["planned_mb"] > 500 and cost["peak_mb"] > 100
+
+
+def test_a_damaged_shard_of_the_image_is_told(chain: Chain, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "d.tif", np.zeros((100, 100), np.uint8))
+    image = tmp_path / "images" / "d.json"
+    ingest(tmp_path / "d.tif", output=image, spec=IngestSpec(), code="i@1")
+    shard = read_manifest(image).store / "0" / "c" / "0" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    content[4] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreError, match="damaged at"):
+        probabilities_of(image, chain, tmp_path / "probabilities" / "m" / "d.json")
+
+
+def probabilities_of(image: Path, chain: Chain, output: Path) -> None:
+    """Predict with the planned core."""
+    predict(image, [chain["models/m"]], output=output, spec=PredictSpec(), code="p@1", threads=1)
+
+
 def test_a_core_of_the_wrong_phase_and_foreign_channels_are_refused(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(GeometryError, match="use 16 or 18"):
         probabilities(chain, tmp_path / "probabilities" / "m" / "b.json", 17)
     image = tmp_path / "images" / "rgb.json"
-    import tifffile
-
     tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((9, 9, 3), np.uint8), photometric="rgb")
     ingest(tmp_path / "rgb.tif", output=image, spec=IngestSpec(), code="i@1")
     with pytest.raises(ModelError, match=r"expected 1 channel\(s\).*came 3"):
