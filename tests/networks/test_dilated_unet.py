@@ -37,7 +37,11 @@ def sizes(form: str, side: int) -> list[int]:
     network, found = on_paper(form=form, base_width=1), []
     names = [*(f"enc{k}" for k in range(1, 5)), "center", *(f"dec{k}" for k in range(4, 0, -1))]
     for name in names:
-        network.get_submodule(name).register_forward_hook(lambda module, args, out: found.append(out.shape[-1]))
+        block = network.get_submodule(name)
+        if name.startswith("dec"):
+            # Its layers are called one by one.
+            block = [*(block.up if hasattr(block, "up") else block)][-1]
+        block.register_forward_hook(lambda module, args, out: found.append(out.shape[-1]))
     found.append(network(torch.zeros(1, 1, side, side, device="meta")).shape[-1])
     return found
 

@@ -45,7 +45,7 @@ def test_24_convolutions() -> None:
 @pytest.mark.parametrize("up_pad", ["printed", "symmetric"])
 def test_sizes(up_pad: str) -> None:
     network, sizes = on_paper(up_pad=up_pad), []
-    for block in (*network.encoder, *network.up, *network.decoder):
+    for block in (*network.encoder, *network.up, *(block[-1] for block in network.decoder)):
         block.register_forward_hook(lambda module, args, out: sizes.append(out.shape[-1]))
     assert network(torch.zeros(1, 1, 256, 256, device="meta")).shape == (1, 1, 256, 256)
     assert sizes == [256, 128, 64, 32, 16, 32, 32, 64, 64, 128, 128, 256, 256]
@@ -149,7 +149,7 @@ def test_dropout_stands_in_front_of_pooling_and_skip() -> None:
     assert isinstance(network, KerasUnet)
     network.dropout.register_forward_hook(lambda module, args, out: dropped.append(out))
     entering = []
-    network.decoder[0].register_forward_pre_hook(lambda module, args: entering.append(args[0]))
+    network.decoder[0][0].register_forward_pre_hook(lambda module, args: entering.append(args[0]))
     network(torch.rand(1, 1, 32, 32))
     assert [d.shape[1] for d in dropped] == [8, 16]
     assert torch.equal(entering[0][:, :8], dropped[0])

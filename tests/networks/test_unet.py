@@ -46,7 +46,7 @@ def test_23_convolutions() -> None:
 
 def test_sizes_of_the_figure() -> None:
     network, sizes = on_paper(), []
-    for block in (*network.encoder, *network.decoder):
+    for block in (*network.encoder, *(block[-1] for block in network.decoder)):
         block.register_forward_hook(lambda module, args, out: sizes.append(out.shape[-1]))
     assert network(torch.zeros(1, 1, 572, 572, device="meta")).shape == (1, 2, 388, 388)
     assert sizes == [568, 280, 136, 64, 28, 52, 100, 196, 388]
