@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -13,10 +15,6 @@ hypothesis.settings.register_profile("unetpipe", deadline=None, max_examples=50,
 hypothesis.settings.load_profile("unetpipe")
 
 
-# A finished project, and trainings of several processes: made once, and not once in each process that tests.
-COSTLY = {"finished", "runs", "shared"}
-
-
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Folder of real data: UNETPIPE_DATA, or ../shared/data beside the repository; skips where there is none."""
@@ -27,13 +25,9 @@ def data_folder() -> Path:
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test, one has all that needs the same costly fixture; the longest tests come first."""
+    """The longest tests come first, so that several processes end together."""
     items.sort(key=lambda item: "workflow" not in item.path.parts)
-    for item in items:
-        for name in COSTLY.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +38,17 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The same project behind its first run; not to be changed, use `tree`."""
-    project = blank.copy(tmp_path_factory.mktemp("finished") / "project")
-    project.run()
+    """The same project behind its first run; not to be changed, use `tree`. Processes that test have one together."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    project = Project(folder / "project")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            shutil.rmtree(project.folder, ignore_errors=True)
+            blank.copy(project.folder).run()
+            (folder / "done").touch()
     return project
 
 

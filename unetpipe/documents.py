@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def kept_text(text: str | Iterable[str], folder: Path = KEPT) -> Path:
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         # Several jobs may write the same at once.
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
         partial.write_text(content, encoding="utf-8")
         partial.replace(path)
     return path
