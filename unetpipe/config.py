@@ -172,11 +172,20 @@ class Config:
 
     def predict_mb(self, name: str) -> int:
         """Memory in MB (2^20 bytes) of a prediction's job; the whole budget where the image is needed for a plan."""
-        try:
-            needed = self.plan(name).host_bytes
-        except GeometryError:
-            needed = int(1e9 * self.sections["predict"].memory_gb)
+        plan = self.plans[name]
+        needed = plan.host_bytes if plan else int(1e9 * self.sections["predict"].memory_gb)
         return -(-needed // 2**20)
+
+    @cached_property
+    def plans(self) -> dict[str, Plan | None]:
+        """Tiles of each model and ensemble for large images, None where only whole images can be predicted."""
+        found: dict[str, Plan | None] = {}
+        for name in self.applied:
+            try:
+                found[name] = self.plan(name)
+            except GeometryError:
+                found[name] = None
+        return found
 
     @property
     def trained_names(self) -> str:

@@ -136,7 +136,8 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
         minutes += 20 + sum(TILE_S * width_of(network) ** 2 for network in members) * forms * image * 1e6 / 60
         disk *= 2 * classes
     elif stage == "segment":
-        mem += 1000 + 32 * config.plan(model).shard_px ** 2 / 1e6
+        plan = config.plans[model]
+        mem += 1000 + 32 * (plan.shard_px if plan else 1024) ** 2 / 1e6
         disk *= 2
     elif stage == "evaluate":
         mem += 500 + (40 * image if sections["evaluate"].thin else 0)
