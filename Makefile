@@ -1,10 +1,11 @@
 # make run: the workflow with config/config.yaml.  make test, make lint: what .ci/run calls, too.
 # make cluster: the workflow through a SLURM that it starts; root, slurm-wlm and munge are needed.
 # make faults: kills, full disks, damage and more, many times: an hour; writes docs/faults.md.
-# make lock: resolve the lock files anew.  make clean: remove .venv and caches, never results/.
+# make lock: resolve the lock files anew.  make sbom: list what they install, with hashes and licences.
+# make clean: remove .venv and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test cluster faults lint lock clean
+.PHONY: run test cluster faults lint lock sbom clean
 
 PYTHON = python3
 VENV = .venv
@@ -60,6 +61,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 
 lock:
 	.ci/lock $(UPGRADE)
+
+sbom: $(VENV)/.installed
+	for lock in cpu cuda; do $(VENV)/bin/python .ci/sbom.py requirements-$$lock.lock >sbom-$$lock.json; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

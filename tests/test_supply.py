@@ -2,12 +2,17 @@
 
 import base64
 import hashlib
+import json
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 def make_wheel(folder: Path, name: str) -> Path:
@@ -67,3 +72,56 @@ def test_a_line_without_a_hash_is_refused(wheel: Path) -> None:
     ended = install("tinywheel==1.0\n", wheel.parent)
     assert ended.returncode != 0 and "Hashes are required" in ended.stderr
     assert not (wheel.parent / "installed").exists()
+
+
+@pytest.fixture(scope="module", params=["requirements-cpu.lock", "requirements-cuda.lock"])
+def lock(request: pytest.FixtureRequest) -> str:
+    """Name of a lock file."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def bill(lock: str) -> Any:
+    """Its bill of materials."""
+    command = [sys.executable, str(ROOT / ".ci" / "sbom.py"), str(ROOT / lock)]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == second
+    return json.loads(first)
+
+
+def test_the_bill_lists_every_file_of_the_lock(bill: Any, lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert {one["purl"] for one in bill["components"]} == {
+        f"pkg:pypi/{name}@{version}" for name, version in re.findall(r"^(\S+)==(\S+)", text, re.MULTILINE)
+    }
+    listed = [h["content"] for one in bill["components"] for ref in one["externalReferences"] for h in ref["hashes"]]
+    assert sorted(listed) == sorted(re.findall(r"--hash=sha256:(\S+)", text))
+
+
+def test_the_bill_has_the_fields_that_cyclonedx_asks_for(bill: Any) -> None:
+    assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.6", 1)
+    everything = [bill["metadata"]["component"], *bill["components"]]
+    kinds = {"$schema", "bomFormat", "specVersion", "version", "metadata", "components", "dependencies"}
+    assert bill.keys() == kinds and [one["type"] for one in everything] == ["application"] + ["library"] * (
+        len(everything) - 1
+    )
+    for one in everything:
+        assert one["name"] and one["version"] and one["bom-ref"]
+        choices = [set(choice) for choice in one.get("licenses", [])]
+        assert choices == [{"expression"}] or all(choice == {"license"} for choice in choices)
+        for reference in one.get("externalReferences", []):
+            assert reference["type"] == "distribution" and reference["url"].startswith("https://")
+            assert all(
+                h["alg"] == "SHA-256" and re.fullmatch("[0-9a-f]{64}", h["content"]) for h in reference["hashes"]
+            )
+    refs = [one["bom-ref"] for one in everything]
+    assert len(refs) == len(set(refs)) and [edge["ref"] for edge in bill["dependencies"]] == refs
+    assert all(set(edge["dependsOn"]) <= set(refs) for edge in bill["dependencies"])
+
+
+def test_the_bill_knows_licences_and_who_needs_what(bill: Any) -> None:
+    by_name = {one["name"]: one for one in bill["components"]}
+    edges = {edge["ref"].partition("@")[0]: edge["dependsOn"] for edge in bill["dependencies"]}
+    assert by_name["zarr"]["licenses"] == [{"expression": "MIT"}]
+    assert by_name["numba"]["purl"] in edges["unetpipe"] and by_name["llvmlite"]["purl"] not in edges["unetpipe"]
+    assert by_name["llvmlite"]["purl"] in edges["pkg:pypi/numba"]
