@@ -2,10 +2,11 @@
 # make slurm: what `make run` installs, and what a SLURM cluster needs beside it.
 # make cluster: the workflow through a SLURM that it starts; root, slurm-wlm and munge are needed.
 # make faults: kills, full disks, damage and more, many times: an hour; writes docs/faults.md.
-# make lock: resolve the lock files anew.  make clean: remove .venv and caches, never results/.
+# make lock: resolve the lock files anew.  make sbom: list what they install, with hashes and licences.
+# make clean: remove .venv and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test slurm cluster faults lint lock clean
+.PHONY: run test slurm cluster faults lint lock sbom clean
 
 PYTHON = python3
 VENV = .venv
@@ -68,6 +69,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed-slurm requirements-dev.lock
 
 lock:
 	.ci/lock $(UPGRADE)
+
+sbom: $(VENV)/.installed
+	for lock in cpu cuda; do $(VENV)/bin/python .ci/sbom.py requirements-$$lock.lock >sbom-$$lock.json; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

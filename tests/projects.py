@@ -36,6 +36,14 @@ CONFIG: dict[str, Any] = {
 }
 RESULT = re.compile(r"^ +output: results/(\S+)\.json$", re.MULTILINE)
 DONE = "already done with exactly these inputs"
+# Before a command, it takes away every network from it, loopback too.
+OFFLINE = ("unshare", "--map-root-user", "--net")
+
+
+def cut_off() -> tuple[str, ...]:
+    """`OFFLINE` where this system permits it; nothing elsewhere."""
+    permitted = shutil.which("unshare") and subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0
+    return OFFLINE if permitted else ()
 
 
 class Project:
@@ -54,15 +62,15 @@ class Project:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         return os.environ | {"PATH": path, "PYTHONPATH": str(self.folder)}
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake to its end, whatever that is."""
-        command = [sys.executable, "-m", "snakemake", *arguments]
+    def snakemake(self, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end, whatever that is, by a command before it."""
+        command = [*before, sys.executable, "-m", "snakemake", *arguments]
         return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
 
-    def run(self, *arguments: str) -> None:
+    def run(self, *arguments: str, before: tuple[str, ...] = ()) -> None:
         """The daily command; logs of earlier runs are removed."""
         shutil.rmtree(self.results / "logs", ignore_errors=True)
-        ended = self.snakemake(*RUN, *arguments)
+        ended = self.snakemake(*RUN, *arguments, before=before)
         assert ended.returncode == 0, ended.stderr[-4000:]
 
     def start(self) -> subprocess.Popen[bytes]:

@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
             "signals",
             "passes",
             "planning",
+            "rows",
         ],
         0,
     ),
@@ -46,7 +47,7 @@ FOREIGN: dict[int, set[str]] = {
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
     3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide", "pyarrow"},
-    4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
+    4: {"numpy", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }
 ONLY_IN = {
