@@ -23,7 +23,6 @@ FLOORS: dict[str, int] = {
             "signals",
             "passes",
             "planning",
-            "rows",
         ],
         0,
     ),
@@ -47,7 +46,7 @@ FOREIGN: dict[int, set[str]] = {
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
     3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide", "pyarrow"},
-    4: {"numpy", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
+    4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }
 ONLY_IN = {

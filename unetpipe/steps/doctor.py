@@ -1,7 +1,9 @@
 """doctor: a table of every sample and every fault, before a minute is spent on training."""
 
+import csv
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,6 @@ from unetpipe.examination import alignment, count_parts, picture_digest, saturat
 from unetpipe.faults import Fault, Findings, faults_of, table_rows
 from unetpipe.geometry import Box
 from unetpipe.manifests import Manifest, open_ledger, read_manifest, write_file
-from unetpipe.rows import table_text
 from unetpipe.slides import Plane, open_plane
 from unetpipe.specs import DoctorSpec
 
@@ -81,10 +82,7 @@ def doctor(
                 ledger.append(name, digest, seen=facts)
             found.append(findings_of(name, split, images[name], labels.get(name), ledger.units[name]["seen"]))
         faults = faults_of(found, spec.classes, spec.channels)
-        table, text = (
-            ledger.store / "table.tsv",
-            table_text(table_rows(found, faults, spec.classes), separator="\t").encode(),
-        )
+        table, text = ledger.store / "table.tsv", table_text(table_rows(found, faults, spec.classes)).encode()
         write_file(table, text)
         errors = [fault for fault in faults if fault.severity == "error"]
         sound = not refused and not (errors and spec.stop)
@@ -198,3 +196,12 @@ def findings_of(name: str, split: str, image: Manifest, labels: Manifest | None,
         }
     known |= {"name": name, "split": split, **seen, "shift": tuple(seen.get("shift", (0, 0)))}
     return Findings(**known)
+
+
+def table_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as text, with tabs between the cells."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from unetpipe.geometry import Box
 from unetpipe.manifests import Manifest, open_ledger, read_manifest, write_file
@@ -15,7 +16,6 @@ from unetpipe.metrics.pixels import dice, iou, pixel_error
 from unetpipe.metrics.scores import Score
 from unetpipe.metrics.tables import Contingency, confusion, contingency, merged
 from unetpipe.metrics.thinning import THRESHOLDS, best, thin_tables
-from unetpipe.rows import table_text
 from unetpipe.slides import digest_of, open_plane
 from unetpipe.specs import EvaluateSpec
 
@@ -57,8 +57,8 @@ def evaluate(
             facts["thin"], thin_scores = thin_scores_of(sources[1], truth, spec)
             scores |= thin_scores
         facts["scores"] = {name: plain(score) for name, score in scores.items()}
-        table = table_text({"metric": name, **score} for name, score in facts["scores"].items())
-        write_file(ledger.store / "scores.csv", table.encode())
+        table = pd.DataFrame([{"metric": name, **score} for name, score in facts["scores"].items()])
+        write_file(ledger.store / "scores.csv", table.to_csv(index=False).encode())
         ledger.append("tables", digest_of(pixels))
         ledger.publish(facts)
 

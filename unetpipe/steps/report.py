@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 import yaml
 
 from unetpipe import __version__
@@ -16,7 +17,6 @@ from unetpipe.comparison import metric_rows, pooled_scores, ranked
 from unetpipe.figures import PREDICTION, TRUTH, Album, sample_figures, tissue_figure, weight_figure
 from unetpipe.manifests import Manifest, open_ledger, read_manifest, write_file
 from unetpipe.pictures import Chart, chart
-from unetpipe.rows import table_text
 from unetpipe.schedules import best_row
 from unetpipe.specs import ReportSpec
 
@@ -104,16 +104,13 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             codes=sorted({(m.stage, m.code) for m in manifests} | {("report", code)}),
         )
         write_file(ledger.store / "index.html", text.encode())
-        for name, first, table in (
-            ("costs.tsv", ("network",), costs(results)),
-            ("predictions.tsv", ("network", "sample"), predictions(results)),
-        ):
-            write_file(output.parent / name, table_text(table, first, separator="\t").encode())
+        for name, table in (("costs.tsv", costs(results)), ("predictions.tsv", predictions(results))):
+            write_file(output.parent / name, table.to_csv(sep="\t", index=False).encode())
         ledger.append("index.html", hashlib.sha256(text.encode()).hexdigest())
         ledger.publish({"scores": pooled, "scored": results.scored, "unscored": results.unscored})
 
 
-def costs(results: Results) -> list[dict[str, Any]]:
+def costs(results: Results) -> pd.DataFrame:
     """Parameters, steps, time per step and memory of every training, as far as they were written down."""
     rows = []
     for name, model in results.models.items():
@@ -122,10 +119,10 @@ def costs(results: Results) -> list[dict[str, Any]]:
         rows.append(
             {"network": name, "parameters": model.facts.get("parameters"), "steps": model.facts["steps"]} | measured
         )
-    return rows
+    return pd.DataFrame(rows)
 
 
-def predictions(results: Results) -> list[dict[str, Any]]:
+def predictions(results: Results) -> pd.DataFrame:
     """Core, memory planned and measured, speed and share of time of every prediction, as far as written down."""
     rows = []
     for model, samples in results.segmentations.items():
@@ -133,7 +130,7 @@ def predictions(results: Results) -> list[dict[str, Any]]:
             path = manifest.path.parents[2] / "costs" / "predict" / model / f"{sample}.json"
             measured = json.loads(path.read_text()) if path.is_file() else {}
             rows.append({"network": model, "sample": sample} | measured)
-    return rows
+    return pd.DataFrame(rows, columns=None if rows else ["network", "sample"])
 
 
 def rendered(**page: Any) -> str:

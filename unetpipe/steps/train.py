@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -36,7 +37,6 @@ from unetpipe.networks import build_network
 from unetpipe.processes import together
 from unetpipe.progress import EventFiles, Progress
 from unetpipe.ranks import is_first
-from unetpipe.rows import table_text
 from unetpipe.schedules import best_row, is_exhausted
 from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
@@ -361,7 +361,7 @@ def publish(ledger: Ledger, patches: Sequence[Manifest], spec: TrainSpec, circum
     digest = write_weights(ledger.store / "weights.safetensors", best)
     card = {"sha256": digest, **facts, "circumstances": circumstances}
     write_file(ledger.store / "card.json", json.dumps(card, indent=1, sort_keys=True).encode())
-    write_file(ledger.store / "history.csv", table_text(history).encode())
+    write_file(ledger.store / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
     ledger.append("weights", digest)
     shutil.rmtree(aside_of(ledger), ignore_errors=True)
     folder_of(ledger).rename(aside_of(ledger))
