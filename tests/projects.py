@@ -70,7 +70,7 @@ class Project:
     def run(self, *arguments: str, before: tuple[str, ...] = ()) -> None:
         """The daily command; logs of earlier runs are removed."""
         shutil.rmtree(self.results / "logs", ignore_errors=True)
-        ended = self.snakemake(*RUN, *arguments, before=before)
+        ended = self.snakemake(*arguments, *RUN, before=before)
         assert ended.returncode == 0, ended.stderr[-4000:]
 
     def start(self) -> subprocess.Popen[bytes]:
