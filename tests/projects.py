@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "weigh": {"w0": 10.0, "sigma_px": 5.0},
     "augment": {"copies": 2, "input_px": 50},
     "train": {
-        "steps": 100,
+        "steps": 60,
         "validate_every": 20,
         "checkpoint_s": 0.05,
         "learning_rate": 0.05,
