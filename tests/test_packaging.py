@@ -91,13 +91,3 @@ def test_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == unetpipe.__version__
     assert citation["license"] == PYPROJECT["project"]["license"]
-
-
-@pytest.mark.parametrize("recipe", ["Dockerfile", "apptainer.def"])
-def test_images_take_what_is_there_from_the_lock_file(recipe: str) -> None:
-    text = (ROOT / recipe).read_text(encoding="utf-8")
-    assert "pip install --no-cache-dir --require-hashes -r requirements-cuda.lock" in text
-    assert all(name in text and (ROOT / name).exists() for name in ("requirements-cuda.lock", "pyproject.toml"))
-    python = PYPROJECT["project"]["requires-python"].removeprefix(">=")
-    assert f"python:{python}-" in text
-    assert "curl" not in text and "latest" not in text and "ADD http" not in text
