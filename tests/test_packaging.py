@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME_LOCKS = ["requirements-cpu.lock", "requirements-cuda.lock"]
 LOCKS = [*RUNTIME_LOCKS, "requirements-dev.lock"]
-# Whoever exports to ONNX, or reads the slides that only OpenSlide (LGPL) reads, installs them.
-UNLOCKED_EXTRAS = {"onnx", "slides"}
+# Whoever exports to ONNX, reads the slides that only OpenSlide (LGPL) reads, or has a dask cluster, installs them.
+UNLOCKED_EXTRAS = {"onnx", "slides", "cluster"}
 
 
 def distribution(requirement: str) -> str:

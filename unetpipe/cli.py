@@ -47,10 +47,6 @@ def main() -> NoReturn:
     logging.basicConfig(format="unetpipe: %(message)s", level=logging.WARNING)
     try:
         app(standalone_mode=True)
-    except Interrupted as stop:
-        end(str(stop), 75)
-    except KeyboardInterrupt:
-        end("interrupted; finished work is saved, the same command goes on", 130)
     except UnetpipeError as error:
         end(str(error), 2)
     except MemoryError:
@@ -84,7 +80,13 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
     name = verb + "_" * keyword.iskeyword(verb)
     module = f"unetpipe.steps.{name}"
     step = getattr(importlib.import_module(module), name)
-    call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+    try:
+        call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+    # Here, for typer would end with 130 and without a word.
+    except Interrupted as stop:
+        end(str(stop), 75)
+    except KeyboardInterrupt:
+        end("interrupted; finished work is saved, the same command goes on", 130)
 
 
 def listed(paths: list[Path]) -> list[Path]:
@@ -266,9 +268,16 @@ def predict(
     code: Code = "",
     log: Log = None,
     threads: Threads = 8,
+    gpus: Annotated[int, typer.Option(help="GPUs that share the tiles; below 2: one if there is one.", min=0)] = 1,
+    cluster: Annotated[str, typer.Option(help="Workers that share the tiles, as predict.cluster in JSON.")] = "{}",
 ) -> None:
     """Apply a network, or several, to an image or slide by seamless overlap-tile inference."""
-    run("predict", spec, code, log, lambda step, **rest: step(image, models, output=output, threads=threads, **rest))
+    from unetpipe.clusterspecs import ClusterSpec
+    from unetpipe.parsing import spec_from_json
+
+    workers = spec_from_json(ClusterSpec, cluster, "predict --cluster")
+    keys = {"output": output, "threads": threads, "gpus": gpus, "cluster": workers}
+    run("predict", spec, code, log, lambda step, **rest: step(image, models, **keys, **rest))
 
 
 @app.command()

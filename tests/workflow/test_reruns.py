@@ -81,6 +81,11 @@ def test_a_key_runs_its_stage_and_what_follows(finished: Any, tmp_path: Path) ->
     assert found == {section: expected for section, (_, expected) in changes.items()}
 
 
+def test_other_workers_run_nothing_again(tree: Any) -> None:
+    tree.configure(predict={"cluster": {"address": "tcp://127.0.0.1:1"}})
+    assert tree.pending("--set-resources", "predict:gpu=2") == set()
+
+
 def test_one_more_predict_sample(tree: Any) -> None:
     with (tree.folder / "config" / "samples.tsv").open("a") as sheet:
         sheet.write("s2\timages/s.tif\t\tpredict\n")

@@ -21,8 +21,11 @@ rule predict:
     params:
         spec=CONFIG.spec("predict"),
         code=lambda wildcards: fingerprint("unetpipe.steps.predict", *CONFIG.network_modules(wildcards.model)),
+        # Functions of the input are not compared with those of the last run: other workers give the same result.
+        cluster=lambda wildcards, input: canonical_json(CONFIG.cluster),
     shell:
-        "exec python -m unetpipe predict {input.image:q} {input.models:q} --output {output:q} --threads {threads}"
+        "exec python -m unetpipe predict {input.image:q} {input.models:q} --output {output:q}"
+        " --threads {threads} --gpus {resources.gpu} --cluster {params.cluster:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
