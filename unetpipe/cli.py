@@ -264,6 +264,9 @@ def predict(
     image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
     models: Annotated[list[Path], typer.Argument(help="Manifests of trained models; several are averaged.")],
     output: Output,
+    region: Annotated[
+        Path | None, typer.Option(help="Areas that are predicted: QuPath's GeoJSON or ImageJ's ROIs; by default all.")
+    ] = None,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
@@ -277,7 +280,7 @@ def predict(
 
     workers = spec_from_json(ClusterSpec, cluster, "predict --cluster")
     keys = {"output": output, "threads": threads, "gpus": gpus, "cluster": workers}
-    run("predict", spec, code, log, lambda step, **rest: step(image, models, **keys, **rest))
+    run("predict", spec, code, log, lambda step, **rest: step(image, models, region, **keys, **rest))
 
 
 @app.command()

@@ -252,8 +252,8 @@ def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Conf
     try:
         config = read_config(document, name)
         for sample in config.samples.values():
-            for column, path in (("image", sample.image), ("annotation", sample.annotation)):
-                if path and not config.is_simulated(path) and not Path(path).exists():
+            for column, path in sample.sources.items():
+                if not config.is_simulated(path) and not Path(path).exists():
                     raise ConfigError(f"{config.sheet}: sample {sample.name}: {column}: no such file: {path}")
     except ConfigError as error:
         sys.stderr.write(f"unetpipe: {error}\n")

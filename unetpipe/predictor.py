@@ -8,7 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from unetpipe.annotations.regions import read_region
 from unetpipe.checkpoints import read_weights
 from unetpipe.devices import keep_freed_memory, lease_device, set_tensorfloat32, usable_threads, used_bytes
 from unetpipe.errors import ConfigError
@@ -28,6 +29,7 @@ from unetpipe.netspecs import NetworkSpec, network_spec
 from unetpipe.networks import build_network
 from unetpipe.planning import CACHE_BYTES
 from unetpipe.reading import SharedReader
+from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, open_plane
 from unetpipe.specs import PredictSpec
 from unetpipe.symmetries import GROUPS
@@ -56,6 +58,8 @@ class Work:
         Manifest of the image.
     models : tuple of Path
         Manifests of the networks.
+    region : Path or None
+        Areas that are predicted.
     store : Path
         Where the result is written; its array is there.
     spec : PredictSpec
@@ -72,6 +76,7 @@ class Work:
 
     image: Path
     models: tuple[Path, ...]
+    region: Path | None
     store: Path
     spec: PredictSpec
     core_px: int
@@ -130,7 +135,7 @@ class Predictor:
         members = list(zip(networks, grids, strict=True))
         self.forward = Forward(members=members, device=self.device, symmetries=GROUPS[work.spec.symmetries])
         self.limits = intensity_range(models[0].facts["intensity"], self.pixels.dtype, source.facts["percentiles"])
-        self.inside = mask_of(source, work.spec)
+        self.inside = mask_of(source, work.spec, work.region)
 
     def predict(
         self,
@@ -274,9 +279,13 @@ def quantised_once(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities.mul_(SCALE).round_().to(torch.uint16)
 
 
-def mask_of(image: Manifest, spec: PredictSpec) -> Inside | None:
-    """A function that tells which pixels of a box are predicted; None where all are."""
-    return read_tissue(image) if spec.tissue_only else None
+def mask_of(image: Manifest, spec: PredictSpec, region: Path | None) -> Inside | None:
+    """A function that tells which pixels of a box are predicted: tissue, a region, or both; None where all are."""
+    masks = [read_tissue(image)] if spec.tissue_only else []
+    if region is not None:
+        resampling = Resampling(shape=tuple(image.facts["source_shape"]), factor=image.facts["factor"])
+        masks.append(partial(resampling.labels, read_region(region, shape=resampling.shape)))
+    return (lambda box: np.logical_and.reduce([mask(box) for mask in masks])) if masks else None
 
 
 def read_tissue(image: Manifest) -> Inside:

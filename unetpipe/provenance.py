@@ -101,11 +101,12 @@ def chain_faults(
     manifests : mapping of str to Manifest
         All results by name.
     sources : mapping
-        Paths of each sample's ``image`` and ``annotation``, relative to `root`; without them, sources are not checked.
+        Paths of each sample's ``image``, ``annotation`` and ``region``, relative to `root`; without them, sources are
+        not checked.
     root : Path
         The project's folder.
     """
-    column = {"ingest": "image", "annotate": "annotation"}.get(manifest.stage, "")
+    column = {"ingest": "image", "annotate": "annotation", "predict": "region"}.get(manifest.stage, "")
     for name, digest in manifest.inputs.items():
         if name.startswith("source/"):
             path = sources.get(manifest.sample, {}).get(column)

@@ -50,6 +50,8 @@ COLUMN_HELP = {
     "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
     "channels": "channels to keep, by number from 0 on (`0,2`) or by name (`DAPI,FITC`); empty: all",
     "pixel_size_um": "pixel size of the image in um, whatever the file says; empty: what the file says",
+    "region": "areas of the image that are predicted, of any class, without those whose class begins with `ignore`: "
+    "QuPath's GeoJSON or ImageJ's ROIs (`.roi`, `.zip`); elsewhere all is background for sure; empty: everywhere",
 }
 
 

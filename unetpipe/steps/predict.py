@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from unetpipe.planning import Plan, plan_tiles
 from unetpipe.predictor import SCALE, Core, Part, Predictor, Work, mask_of, predict_part, software, write_core
 from unetpipe.progress import TileProgress
 from unetpipe.slides import Plane, create_plane, shard_boxes
+from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.specs import PredictSpec
 from unetpipe.symmetries import GROUPS
 from unetpipe.units import agree
@@ -39,6 +41,7 @@ LEAST_PARTS = 4
 def predict(
     image: Path,
     models: Sequence[Path],
+    region: Path | None = None,
     *,
     output: Path,
     spec: PredictSpec,
@@ -55,17 +58,23 @@ def predict(
     -----
     image : manifest of `ingest`
     models : manifests of `train`
+    region : file, optional
+        Areas on the image: QuPath's GeoJSON or ImageJ's ROIs.
 
     Writes
     ------
     output : manifest
-        Beside it a store with the array ``0`` (K, Y, X), probability times 65535 as uint16. With `spec.tissue_only`,
-        pixels outside the tissue mask are the first class with probability 1, whatever the cores; ``skipped_cores``
-        counts those without tissue, which are not computed. What the run took stands in a folder ``costs``.
+        Beside it a store with the array ``0`` (K, Y, X), probability times 65535 as uint16. Pixels outside the region
+        and, with `spec.tissue_only`, outside the tissue mask are the first class with probability 1, whatever the
+        cores; ``skipped_cores`` counts those of which nothing is inside, which are not computed. What the run took
+        stands in a folder ``costs``.
     """
     source = read_manifest(image, stage="ingest")
     trained = [read_manifest(model, stage="train") for model in models]
-    with open_ledger(output, stage="predict", spec=spec, code=code, inputs=[source, *trained]) as ledger:
+    drawn = [region] if region else []
+    stamps = [source_stamp(path) for path in drawn]
+    keys: dict[str, Any] = {"spec": spec, "code": code, "inputs": [source, *trained], "sources": drawn}
+    with open_ledger(output, stage="predict", **keys) as ledger:
         if ledger.complete:
             return
         check_fit(source, trained)
@@ -80,7 +89,7 @@ def predict(
         )
         shape = (nets[0].classes, height, width)
         result = create_plane(ledger.store / "0", shape=shape, dtype=np.uint16, shard_side=plan.shard_px)
-        inside = mask_of(source, spec)
+        inside = mask_of(source, spec, region)
         cores = [core for _, core in shard_boxes("", (height, width), plan.core_px)]
         empty = {core for core in cores if inside is not None and not inside(core).any()}
         left = cores_left(cores, result, ledger)
@@ -92,6 +101,7 @@ def predict(
         work = Work(
             image=image.absolute(),
             models=tuple(model.absolute() for model in models),
+            region=region and region.absolute(),
             store=ledger.store.absolute(),
             spec=spec,
             core_px=plan.core_px,
@@ -104,6 +114,8 @@ def predict(
             run.compute(todo, cluster_of(cluster, gpus), memory_bytes=plan.host_bytes)
         finally:
             progress.clear()
+        for path, stamp in zip(drawn, stamps, strict=True):
+            check_unchanged(path, stamp)
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         name = output.name.removesuffix(".json")
         write_multiscale(ledger.store, name=name, shapes=[shape], centred=True, **frame)
