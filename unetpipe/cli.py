@@ -400,13 +400,18 @@ def import_(
 
 @app.command()
 def verify(
-    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"), log: Log = None
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Take back damaged shards of probabilities and segmentations, to be made again."),
+    ] = False,
+    log: Log = None,
 ) -> None:
     """Hold every result against its manifest, and the chain of digests from the report back to the sources."""
     from unetpipe.steps.verify import verify as step
 
     set_up_logging(log)
-    step(results, tell=typer.echo)
+    step(results, tell=typer.echo, mend=mend)
 
 
 @app.command()
