@@ -55,8 +55,8 @@ def test_lock_holds_every_dependency_and_the_build_backend(lock: str) -> None:
 
 
 def test_slurm_lock_holds_only_what_it_adds() -> None:
-    added, extra = pins(LOCKS[3]).keys(), PYPROJECT["project"]["optional-dependencies"]["slurm"]
-    assert added >= {distribution(requirement) for requirement in extra}
+    added, extras = pins(LOCKS[3]).keys(), PYPROJECT["project"]["optional-dependencies"]
+    assert added >= {distribution(requirement) for name in ("slurm", "cluster") for requirement in extras[name]}
     assert not added & pins("requirements-cuda.lock").keys()
 
 

@@ -26,7 +26,7 @@ FLOORS: dict[str, int] = {
         ],
         0,
     ),
-    **dict.fromkeys(["schedules", "segmentspecs"], 0),
+    **dict.fromkeys(["schedules", "segmentspecs", "clusterspecs"], 0),
     **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
     **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
     **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins", "hills", "tuning"], 1),
@@ -38,7 +38,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["manifests", "annotations", "features", "figures", "draws", "provenance"], 3),
     **dict.fromkeys(["shards", "reading", "writing", "multiscales"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching"], 4),
+    **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching", "predictor", "workers"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

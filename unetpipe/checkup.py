@@ -67,8 +67,8 @@ def checkup(path: Path, *, output: Path, tell: Callable[[str], object]) -> None:
 def read_sample(config: Config, sample: Sample) -> list[Path]:
     """Ingest and annotate one sample; the manifests."""
     draw(config, sample)
-    for column, source in (("image", sample.image), ("annotation", sample.annotation)):
-        if source and not Path(source).exists():
+    for column, source in sample.sources.items():
+        if not Path(source).exists():
             raise ConfigError(f"{column}: no such file: {source}; correct the sample sheet")
     image, labels = (RESULTS / folder / f"{sample.name}.json" for folder in ("images", "labels"))
     code = fingerprint("unetpipe.steps.ingest")

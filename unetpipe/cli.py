@@ -47,10 +47,6 @@ def main() -> NoReturn:
     logging.basicConfig(format="unetpipe: %(message)s", level=logging.WARNING)
     try:
         app(standalone_mode=True)
-    except Interrupted as stop:
-        end(str(stop), 75)
-    except KeyboardInterrupt:
-        end("interrupted; finished work is saved, the same command goes on", 130)
     except UnetpipeError as error:
         end(str(error), 2)
     except MemoryError:
@@ -84,7 +80,13 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
     name = verb + "_" * keyword.iskeyword(verb)
     module = f"unetpipe.steps.{name}"
     step = getattr(importlib.import_module(module), name)
-    call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+    try:
+        call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+    # Here, for typer would end with 130 and without a word.
+    except Interrupted as stop:
+        end(str(stop), 75)
+    except KeyboardInterrupt:
+        end("interrupted; finished work is saved, the same command goes on", 130)
 
 
 def listed(paths: list[Path]) -> list[Path]:
@@ -262,13 +264,23 @@ def predict(
     image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
     models: Annotated[list[Path], typer.Argument(help="Manifests of trained models; several are averaged.")],
     output: Output,
+    region: Annotated[
+        Path | None, typer.Option(help="Areas that are predicted: QuPath's GeoJSON or ImageJ's ROIs; by default all.")
+    ] = None,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
     threads: Threads = 8,
+    gpus: Annotated[int, typer.Option(help="GPUs that share the tiles; below 2: one if there is one.", min=0)] = 1,
+    cluster: Annotated[str, typer.Option(help="Workers that share the tiles, as predict.cluster in JSON.")] = "{}",
 ) -> None:
     """Apply a network, or several, to an image or slide by seamless overlap-tile inference."""
-    run("predict", spec, code, log, lambda step, **rest: step(image, models, output=output, threads=threads, **rest))
+    from unetpipe.clusterspecs import ClusterSpec
+    from unetpipe.parsing import spec_from_json
+
+    workers = spec_from_json(ClusterSpec, cluster, "predict --cluster")
+    keys = {"output": output, "threads": threads, "gpus": gpus, "cluster": workers}
+    run("predict", spec, code, log, lambda step, **rest: step(image, models, region, **keys, **rest))
 
 
 @app.command()
@@ -388,13 +400,18 @@ def import_(
 
 @app.command()
 def verify(
-    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"), log: Log = None
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Take back damaged shards of probabilities and segmentations, to be made again."),
+    ] = False,
+    log: Log = None,
 ) -> None:
     """Hold every result against its manifest, and the chain of digests from the report back to the sources."""
     from unetpipe.steps.verify import verify as step
 
     set_up_logging(log)
-    step(results, tell=typer.echo)
+    step(results, tell=typer.echo, mend=mend)
 
 
 @app.command()

@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.geometry import NetGeometry
 from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
-from unetpipe.parsing import spec_from_json
+from unetpipe.parsing import spec_from_json, without_cluster
 from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
@@ -77,6 +78,8 @@ class Config:
         Names of the classes; the first is background.
     sections : dict
         One spec per stage, as configured.
+    cluster : ClusterSpec
+        Workers that predict.
     models : dict of str to Model
         One training per model.
     ensembles : dict of str to tuple of str
@@ -93,6 +96,7 @@ class Config:
 
     classes: tuple[str, ...]
     sections: dict[str, Any]
+    cluster: ClusterSpec
     models: dict[str, Model]
     ensembles: dict[str, tuple[str, ...]]
     folds: dict[str, int]
@@ -248,8 +252,8 @@ def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Conf
     try:
         config = read_config(document, name)
         for sample in config.samples.values():
-            for column, path in (("image", sample.image), ("annotation", sample.annotation)):
-                if path and not config.is_simulated(path) and not Path(path).exists():
+            for column, path in sample.sources.items():
+                if not config.is_simulated(path) and not Path(path).exists():
                     raise ConfigError(f"{config.sheet}: sample {sample.name}: {column}: no such file: {path}")
     except ConfigError as error:
         sys.stderr.write(f"unetpipe: {error}\n")
@@ -276,7 +280,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     ConfigError
         For the first mistake: file, row or key, what was expected, what came.
     """
-    where, data = (name, source) if isinstance(source, dict) else (str(source), read_yaml(source))
+    where, document = (name, source) if isinstance(source, dict) else (str(source), read_yaml(source))
+    data, cluster = without_cluster(document, where)
     known = {"samples", "classes", "models", "ensembles", "folds", *SECTIONS}
     for name in data:
         if name not in known:
@@ -320,12 +325,13 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     return Config(
         classes=classes,
         sections=sections,
+        cluster=cluster,
         models=models,
         ensembles=ensembles,
         folds=folds,
         sheet=sheet,
         samples=samples,
-        document=data,
+        document=document,
     )
 
 

@@ -78,12 +78,12 @@ def lease_device() -> torch.device:
 
 
 def choose_devices(gpus: int) -> Sequence[torch.device]:
-    """The devices that share a training, one process each.
+    """The devices that share a training or a prediction, one process each.
 
     Parameters
     ----------
     gpus : int
-        How many GPUs the training may use; 0: none, 1: one if there is one.
+        How many GPUs it may use; 0: none, 1: one if there is one.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def choose_devices(gpus: int) -> Sequence[torch.device]:
         return [choose_device()]
     found = torch.cuda.device_count()
     if found < gpus:
-        raise ConfigError(f"train --gpus: expected {gpus} GPUs on this machine, found {found}; ask for at most {found}")
+        raise ConfigError(f"--gpus: expected {gpus} GPUs on this machine, found {found}; ask for at most {found}")
     return [torch.device("cuda", number) for number in range(gpus)]
 
 

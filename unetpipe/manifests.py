@@ -114,7 +114,7 @@ def store_path(manifest: Path, stage: str) -> Path:
     return manifest.with_name(manifest.name.removesuffix(".json") + FOLDERS[stage][1])
 
 
-def read_manifest(path: Path, *, stage: str | None = None) -> Manifest:
+def read_manifest(path: Path, *, stage: str | None = None, whole: bool = True) -> Manifest:
     """Read a manifest and make sure that its store is all there.
 
     Parameters
@@ -123,6 +123,8 @@ def read_manifest(path: Path, *, stage: str | None = None) -> Manifest:
         A file written by a stage.
     stage : str, optional
         The verb that must have written it.
+    whole : bool
+        Whether the store must be all there.
 
     Raises
     ------
@@ -145,7 +147,7 @@ def read_manifest(path: Path, *, stage: str | None = None) -> Manifest:
         raise StoreError(f"{path}: expected a manifest of schema {SCHEMA}, came {version}; delete it and run again")
     if stage is not None and manifest.stage != stage:
         raise StoreError(f"{path}: expected a manifest of stage {stage}, came one of stage {manifest.stage}")
-    fault = first_fault(manifest.store, manifest.objects)
+    fault = first_fault(manifest.store, manifest.objects) if whole else None
     if fault:
         raise StoreError(f"{fault}; delete {path} and run again")
     return manifest

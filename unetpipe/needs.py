@@ -161,7 +161,7 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
     elif stage == "predict":
         members = [config.models[one].network for one in config.members(model)]
         forms = FORMS[sections["predict"].symmetries]
-        mem = config.predict_mb(model)
+        mem = config.predict_mb(model) * max(1, config.cluster.local)
         minutes += 20 + sum(TILE_S * width_of(network) ** 2 for network in members) * forms * image * 1e6 / 60
     elif stage == "segment":
         plan = config.plans[model]

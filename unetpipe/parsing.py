@@ -1,18 +1,20 @@
 """JSON to specs: what people and workflows write, checked; a mistake becomes one line for people."""
 
 import dataclasses
+import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from unetpipe.documents import unknown
+from unetpipe.clusterspecs import ClusterSpec
+from unetpipe.documents import mapping, unknown
 from unetpipe.errors import ConfigError
 from unetpipe.netspecs import FAMILIES
 
-__all__ = ["spec_from_json"]
+__all__ = ["spec_from_json", "without_cluster"]
 
 SpecType = TypeVar("SpecType")
 
@@ -71,3 +73,36 @@ def located(kind: Any, loc: Sequence[int | str]) -> tuple[list[str], Any]:
         if dataclasses.is_dataclass(kind):
             kind = next((field.type for field in dataclasses.fields(kind) if field.name == part), kind)
     return names, kind
+
+
+def without_cluster(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ClusterSpec]:
+    """A configuration without the workers of `predict`, and these.
+
+    Parameters
+    ----------
+    document : mapping
+        The whole configuration.
+    where : str
+        What to call it in messages.
+
+    Returns
+    -------
+    (dict, ClusterSpec)
+
+    Raises
+    ------
+    ConfigError
+        If the workers are not usable.
+
+    Examples
+    --------
+    >>> rest, cluster = without_cluster({"predict": {"memory_gb": 8, "cluster": {"local": 2}}}, "c.yaml")
+    >>> rest, cluster.local
+    ({'predict': {'memory_gb': 8}}, 2)
+    """
+    predict = mapping(document.get("predict"), f"{where}: predict")
+    if "cluster" not in predict:
+        return dict(document), ClusterSpec()
+    given = mapping(predict["cluster"], f"{where}: predict.cluster")
+    cluster = spec_from_json(ClusterSpec, json.dumps(given), f"{where}: predict.cluster")
+    return {**document, "predict": {name: v for name, v in predict.items() if name != "cluster"}}, cluster

@@ -98,13 +98,23 @@ class TileProgress:
     """
 
     def __init__(
-        self, cores: int, stream: TextIO, *, done: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        cores: int,
+        stream: TextIO,
+        *,
+        done: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cores, self.stream, self.clock, self.done = cores, stream, clock, done
         self.on_terminal = stream.isatty()
-        self.begun = self.now = self.shown = clock()
         self.new = self.pixels = 0
         self.computed_s = 0.0
+        self.begin(1)
+
+    def begin(self, devices: int) -> None:
+        """From now on time counts, that of so many devices."""
+        self.devices, self.begun = devices, self.clock()
+        self.now = self.shown = self.begun
 
     @property
     def rate(self) -> float:
@@ -113,8 +123,8 @@ class TileProgress:
 
     @property
     def busy(self) -> float:
-        """Share of the time in which a core was computed."""
-        return min(self.computed_s / max(self.now - self.begun, 1e-9), 1.0)
+        """Share of the devices' time in which a core was computed."""
+        return min(self.computed_s / max(self.devices * (self.now - self.begun), 1e-9), 1.0)
 
     def show(self, pixels: int, seconds: float) -> None:
         """Take note of a core and the seconds that it was computed, and tell it unless that was told just now."""

@@ -3,16 +3,30 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unetpipe.errors import StoreError
-from unetpipe.manifests import FOLDERS, Manifest, key_of, read_manifest, read_records
+from unetpipe.manifests import FOLDERS, Manifest, key_of, lock, read_manifest, read_records
 from unetpipe.sources.files import sha256_of_source
 from unetpipe.specs import canonical_json
 
-__all__ = ["chain_faults", "dag_digest", "find_manifests", "identity_of", "ledger_faults", "read_all", "read_units"]
+__all__ = [
+    "MENDED",
+    "chain_faults",
+    "dag_digest",
+    "find_manifests",
+    "forget_units",
+    "identity_of",
+    "ledger_faults",
+    "read_all",
+    "read_units",
+]
+
+MENDED = ("predict", "segment")
+"""Stages that go on with any part of their shards."""
 
 # Stages with a result for each model and sample.
 PAIRED = ("predict", "segment", "evaluate")
@@ -77,6 +91,27 @@ def read_units(manifest: Manifest) -> tuple[str, dict[str, dict[str, Any]]]:
     return records[0].get("key", ""), {r["unit"]: r for r in records if "unit" in r}
 
 
+def forget_units(manifest: Manifest, units: Collection[str]) -> None:
+    """Take back a finished result and some of its units, so that its stage goes on and makes just these again.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of a stage of `MENDED`; its file is removed.
+    units : collection of str
+        Shards that its ledger knows.
+    """
+    with manifest.path.with_name(f"{manifest.sample}.ledger").open("r+b") as file:
+        lock(file, manifest.path)
+        kept = [r for r in read_records(file) if "closing" not in r and r.get("unit") not in units]
+        manifest.path.unlink(missing_ok=True)
+        file.seek(0)
+        file.truncate()
+        file.writelines(canonical_json(record).encode() + b"\n" for record in kept)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def ledger_faults(manifest: Manifest, key: str, units: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What does not fit between a manifest and its ledger, in words."""
     if key != key_of(identity_of(manifest)):
@@ -101,11 +136,12 @@ def chain_faults(
     manifests : mapping of str to Manifest
         All results by name.
     sources : mapping
-        Paths of each sample's ``image`` and ``annotation``, relative to `root`; without them, sources are not checked.
+        Paths of each sample's ``image``, ``annotation`` and ``region``, relative to `root`; without them, sources are
+        not checked.
     root : Path
         The project's folder.
     """
-    column = {"ingest": "image", "annotate": "annotation"}.get(manifest.stage, "")
+    column = {"ingest": "image", "annotate": "annotation", "predict": "region"}.get(manifest.stage, "")
     for name, digest in manifest.inputs.items():
         if name.startswith("source/"):
             path = sources.get(manifest.sample, {}).get(column)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.config import DERIVED, SECTIONS
 from unetpipe.netspecs import FAMILIES
 from unetpipe.specs import ImportSpec, TrainSpec
@@ -38,6 +39,7 @@ ENTRY = {
     "weights": "file of public weights (`.pth`, `.pt`, `.safetensors`) of a padded U-Net, which is imported and not "
     "trained; beside it only the keys of `import` count (below)",
 }
+CLUSTER = "workers that share the tiles of each image; empty: one process does all"
 COLUMN_HELP = {
     "sample": "unique name: letters, digits, `.`, `_`, `-`, at most 64",
     "image": "path of the image; `${NAME:-default}` is taken from the environment",
@@ -48,6 +50,8 @@ COLUMN_HELP = {
     "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
     "channels": "channels to keep, by number from 0 on (`0,2`) or by name (`DAPI,FITC`); empty: all",
     "pixel_size_um": "pixel size of the image in um, whatever the file says; empty: what the file says",
+    "region": "areas of the image that are predicted, of any class, without those whose class begins with `ignore`: "
+    "QuPath's GeoJSON or ImageJ's ROIs (`.roi`, `.zip`); elsewhere all is background for sure; empty: everywhere",
 }
 
 
@@ -72,6 +76,8 @@ def default_yaml() -> str:
             value = EXAMPLE.get(section, {}).get(field.name, field.default)
             unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
             lines.append(f"  {field.name}: {json.dumps(value)}  # {field.metadata['meaning']}{unit}")
+        if section == "predict":
+            lines.append(f"  cluster: null  # {CLUSTER}")
     lines += [
         "",
         "# One network each; `network:` and any key of `train:` may be set per model. Its key `family` is one of",
@@ -100,6 +106,10 @@ def reference_page() -> str:
     lines += [f"| `models.NAME.{name}` | {text} |" for name, text in ENTRY.items()]
     for section, kind in SECTIONS.items():
         lines += ["", f"### `{section}`", "", first_line(kind), "", *table(keys_of(section))]
+        if section == "predict":
+            lines += [f"| `cluster` | {CLUSTER} (below) | | | |"]
+            lines += ["", "#### `predict.cluster`", "", first_line(ClusterSpec), ""]
+            lines += table(list(dataclasses.fields(ClusterSpec)))
     lines += ["", "### `import`: beside `models.NAME.weights`", "", first_line(ImportSpec), ""]
     lines += table(list(dataclasses.fields(ImportSpec)))
     lines += ["", "### `models.NAME.network`", "", "One of these families; the other keys depend on it."]
@@ -145,6 +155,8 @@ def schema() -> dict[str, Any]:
     """JSON schema of config.yaml, for editors that complete and check while one types."""
     sections = {name: section_schema(keys_of(name), first_line(kind)) for name, kind in SECTIONS.items()}
     network = {"anyOf": [network_schema(name, family) for name, family in FAMILIES.items()]}
+    cluster = section_schema(list(dataclasses.fields(ClusterSpec)), CLUSTER)
+    sections["predict"]["properties"] |= {"cluster": cluster}
     model = section_schema(keys_of("train"), first_line(TrainSpec))
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": ENTRY["seeds"]}
     preset = {"type": "string", "description": ENTRY["preset"]}

@@ -4,7 +4,7 @@ Each pixel of a result is computed from its own pixels of the source in a fixed 
 the block that it is computed in.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -142,6 +142,25 @@ class Resampling:
         if pixels.dtype.kind == "u":
             total = np.floor(total + 0.5).clip(0, np.iinfo(pixels.dtype).max)
         return total.astype(pixels.dtype)
+
+    def labels(self, read: Callable[[Box], NDArray[Any]], box: Box) -> NDArray[Any]:
+        """Labels of a box of the result, of few pixels of the source at a time.
+
+        Parameters
+        ----------
+        read : callable
+            Gives the source's labels in a box.
+        box : Box
+            Which pixels of the result.
+        """
+        if self.is_none:
+            return read(box)
+        parts = list(self.parts(box))
+        blocks = [self.labels_block(read(self.labels_box(part)), part) for part in parts]
+        whole = np.empty(box.shape, blocks[0].dtype)
+        for part, block in zip(parts, blocks, strict=True):
+            whole[part.relative_to(box.start).slices] = block
+        return whole
 
     def labels_box(self, box: Box) -> Box:
         """The pixels of the source that the labels of a box of the result are taken from, and those between them."""

@@ -17,7 +17,10 @@ __all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "read_samples"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
 SPLITS = ("train", "val", "test", "predict")
-COLUMNS = ("sample", "image", "annotation", "split", "fold", "plane", "annotation_plane", "channels", "pixel_size_um")
+COLUMNS = (
+    *("sample", "image", "annotation", "split", "fold", "plane", "annotation_plane", "channels", "pixel_size_um"),
+    "region",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,8 @@ class Sample:
         What becomes the sample's image.
     annotation_plane : int or None
         Plane of an annotation stack.
+    region : str
+        Path of the areas that are predicted; empty: everything.
     """
 
     name: str
@@ -49,6 +54,13 @@ class Sample:
     fold: int | None
     ingest: IngestSpec
     annotation_plane: int | None
+    region: str
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Path of each file that the sample is made of, by column."""
+        given = {"image": self.image, "annotation": self.annotation, "region": self.region}
+        return {column: path for column, path in given.items() if path}
 
 
 def check_name(name: str, where: str) -> None:
@@ -153,6 +165,7 @@ def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
         fold=index(cells["fold"], f"{where}: fold"),
         ingest=ingest,
         annotation_plane=index(cells["annotation_plane"] or cells["plane"], f"{where}: annotation_plane"),
+        region=usable_path(cells["region"], f"{where}: region"),
     )
 
 

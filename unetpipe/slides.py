@@ -152,7 +152,7 @@ class Plane:
             f"{self.folder}: damaged at {box.start} ({reason}); delete the store and its .json and run again"
         )
 
-    def write_shard(self, box: Box, block: NDArray[Any]) -> str:
+    def write_shard(self, box: Box, block: NDArray[Any], *, draft: str = "") -> str:
         """Write one whole shard durably.
 
         Parameters
@@ -161,6 +161,8 @@ class Plane:
             The shard's box, as given by `iter_shards`.
         block : (Y, X) or (C, Y, X) array
             Its pixels, of the array's dtype.
+        draft : str
+            Mark of whoever writes, where it is another process that takes the shard by `take_draft`.
 
         Returns
         -------
@@ -172,6 +174,8 @@ class Plane:
         assert all(a % side == 0 and b == min(a + side, n) for a, b, n in zip(start, stop, self.shape, strict=True))
         assert block.dtype == self.dtype
         path = self.shard_path((start[0] // side, start[1] // side))
+        if draft:
+            path = draft_path(path, draft)
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = encoded_shard(self.chunks_of(block))
         try:
@@ -184,6 +188,11 @@ class Plane:
             error.filename = error.filename or str(path)
             raise
         return digest_of(block)
+
+    def take_draft(self, box: Box, draft: str) -> None:
+        """Give a shard that was written as a draft its place."""
+        path = self.shard_path((box.start[0] // self.shard_side, box.start[1] // self.shard_side))
+        draft_path(path, draft).replace(path)
 
     def shard_path(self, at: tuple[int, int]) -> Path:
         """File of the shard in a row and column of shards."""
@@ -202,6 +211,11 @@ class Plane:
                     part = np.pad(part, [(0, 0)] * (part.ndim - 2) + [(0, n) for n in missing])
                 found.append(part if part.size else None)
         return found
+
+
+def draft_path(path: Path, draft: str) -> Path:
+    """Name of a file before it has its own; what is left of it is removed when a result is finished."""
+    return path.with_name(f".{path.name}.{draft}.partial")
 
 
 def met_by(box: Box, side: int) -> list[tuple[int, int]]:

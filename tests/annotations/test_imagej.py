@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from unetpipe.annotations.regions import read_region
 from unetpipe.annotations.truths import open_truth
 from unetpipe.errors import AnnotationError, UnetpipeError
 from unetpipe.geometry import Box
@@ -204,3 +205,12 @@ def test_damaged_bytes_end_in_one_line(read) -> None:
         except UnetpipeError as error:
             assert len(str(error)) <= 300
             assert "\n" not in str(error)
+
+
+def test_rois_of_any_name_are_one_region(tmp_path: Path) -> None:
+    path = tmp_path / "r.zip"
+    path.write_bytes(archive(a=roi(box=(2, 3, 5, 9), name="margin"), b=roi(box=(4, 1, 7, 4), name="ignore this")))
+    expected = np.zeros((20, 20), bool)
+    expected[2:5, 3:9] = True
+    expected[4:7, 1:4] = False
+    assert np.array_equal(read_region(path, shape=(20, 20))(Box(start=(0, 0), stop=(20, 20))), expected)

@@ -1,5 +1,6 @@
 """What runs after what: every change re-runs what depends on it, and nothing else."""
 
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,25 @@ def test_a_key_runs_its_stage_and_what_follows(finished: Any, tmp_path: Path) ->
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(changes, pool.map(pending, changes), strict=True))
     assert found == {section: expected for section, (_, expected) in changes.items()}
+
+
+def test_other_workers_run_nothing_again(tree: Any) -> None:
+    tree.configure(predict={"cluster": {"address": "tcp://127.0.0.1:1"}})
+    assert tree.pending("--set-resources", "predict:gpu=2") == set()
+
+
+def test_a_region_of_a_sample_predicts_that_one_again(tree: Any) -> None:
+    ring = [[5, 5], [60, 5], [60, 50], [5, 5]]
+    region = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (tree.folder / "drawn here.geojson").write_text(json.dumps(region))
+    sheet = tree.folder / "config" / "samples.tsv"
+    header, *rows = sheet.read_text().splitlines()
+    rows = [row + "\tdrawn here.geojson" * row.startswith("s\t") for row in rows]
+    sheet.write_text("\n".join([header + "\tregion", *rows]) + "\n")
+    assert tree.pending() == {"probabilities/m/s", "segmentations/m/s", "report"}
+    tree.run()
+    assert tree.pending() == set()
+    assert "source/drawn here.geojson" in json.loads((tree.results / "probabilities/m/s.json").read_text())["inputs"]
 
 
 def test_one_more_predict_sample(tree: Any) -> None:

@@ -69,6 +69,8 @@ class ClassNames:
         Names of the classes by index; the first is background.
     names : mapping of str to str
         Names in files, and the class or ``ignore`` that they mean.
+    other : int, optional
+        Class of all names that are not known.
 
     Notes
     -----
@@ -83,7 +85,8 @@ class ClassNames:
     [1, 0, 255, 1]
     """
 
-    def __init__(self, classes: Sequence[str], names: Mapping[str, str]) -> None:
+    def __init__(self, classes: Sequence[str], names: Mapping[str, str], *, other: int | None = None) -> None:
+        self.other = other
         self.classes = tuple(classes)
         self.table = {name.casefold(): index for index, name in reversed([*enumerate(classes)])}
         self.exact = {name: index for index, name in enumerate(classes)}
@@ -96,7 +99,9 @@ class ClassNames:
             return self.exact.get("", 1 if len(self.classes) == 2 else None)
         folded = name.casefold()
         found = self.exact.get(name, self.table.get(folded))
-        return IGNORE if found is None and folded.startswith("ignore") else found
+        if found is None and folded.startswith("ignore"):
+            return IGNORE
+        return self.other if found is None else found
 
     def value_of(self, name: str | None) -> int:
         """The class of a name; -1, and a note of it, if it is not known."""

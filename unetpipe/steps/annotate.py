@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from unetpipe.annotations.maps import Truth
 from unetpipe.annotations.truths import open_truth
 from unetpipe.errors import AnnotationError
-from unetpipe.geometry import Box
 from unetpipe.labels import carve, class_counts
 from unetpipe.manifests import Ledger, open_ledger, read_manifest
 from unetpipe.multiscales import write_multiscale
@@ -93,7 +91,7 @@ def write_truth(truth: Truth, ledger: Ledger, resampling: Resampling, spec: Anno
     for unit, box in classes.iter_shards():
         if f"classes/{unit}" not in ledger:
             window = box.grown(1).clipped(resampling.result)
-            block = carve(resampled(truth.classes, resampling, window), instances.read(window), ridge=spec.ridge)
+            block = carve(resampling.labels(truth.classes, window), instances.read(window), ridge=spec.ridge)
             inside = np.ascontiguousarray(block[box.relative_to(window.start).slices])
             ledger.append(f"classes/{unit}", classes.write_shard(box, inside))
     return instances, classes
@@ -114,20 +112,8 @@ def write_instances(truth: Truth, instances: Plane, ledger: Ledger, resampling: 
         read = draft.read
     for unit, box in shards:
         if f"instances/{unit}" not in ledger:
-            ledger.append(f"instances/{unit}", instances.write_shard(box, resampled(read, resampling, box)))
+            ledger.append(f"instances/{unit}", instances.write_shard(box, resampling.labels(read, box)))
     shutil.rmtree(ledger.store / "draft", ignore_errors=True)
-
-
-def resampled(read: Callable[[Box], NDArray[Any]], resampling: Resampling, box: Box) -> NDArray[Any]:
-    """Labels of a box of the result, of few pixels of the source at a time."""
-    if resampling.is_none:
-        return read(box)
-    parts = list(resampling.parts(box))
-    blocks = [resampling.labels_block(read(resampling.labels_box(part)), part) for part in parts]
-    whole = np.empty(box.shape, blocks[0].dtype)
-    for part, block in zip(parts, blocks, strict=True):
-        whole[part.relative_to(box.start).slices] = block
-    return whole
 
 
 def counted(instances: Plane, classes: Plane, n_classes: int) -> tuple[NDArray[np.int64], int]:

@@ -3,120 +3,195 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
 
-from unetpipe.checkpoints import read_weights
-from unetpipe.devices import keep_freed_memory, lease_device, set_tensorfloat32, usable_threads, used_bytes
-from unetpipe.errors import ConfigError, ModelError
-from unetpipe.geometry import Box, TileGrid
-from unetpipe.inference import Forward, predict_tiles, source_boxes
-from unetpipe.intensity import intensity_range, normalise
-from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
+from unetpipe.clusterspecs import ClusterSpec
+from unetpipe.devices import choose_devices, usable_threads, used_bytes
+from unetpipe.errors import ModelError
+from unetpipe.geometry import Box
+from unetpipe.manifests import Ledger, Manifest, key_of, open_ledger, read_manifest, write_file
 from unetpipe.multiscales import write_multiscale
-from unetpipe.netspecs import NetworkSpec, network_spec
-from unetpipe.networks import build_network
-from unetpipe.planning import CACHE_BYTES, Plan, plan_tiles
+from unetpipe.netspecs import network_spec
+from unetpipe.planning import Plan, plan_tiles
+from unetpipe.predictor import SCALE, Core, Part, Predictor, Work, mask_of, predict_part, software, write_core
 from unetpipe.progress import TileProgress
-from unetpipe.reading import SharedReader
-from unetpipe.slides import Plane, create_plane, open_plane, shard_boxes
+from unetpipe.slides import Plane, create_plane, shard_boxes
+from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.specs import PredictSpec
 from unetpipe.symmetries import GROUPS
-from unetpipe.tissue import mask_block
 from unetpipe.units import agree
+from unetpipe.workers import open_workers
 
 __all__ = ["SCALE", "predict"]
 
 log = logging.getLogger(__name__)
 
-# Probabilities are stored as round(p * SCALE) in uint16: off by at most 7.7e-6.
-SCALE = 65535
+# Most cores that a worker gets at once: neighbours share what is read, but a kill loses what has not come back.
+MOST_CORES = 8
+# Parts for each worker at least, so that all end at about the same time.
+LEAST_PARTS = 4
 
 
-def predict(image: Path, models: Sequence[Path], *, output: Path, spec: PredictSpec, code: str, threads: int) -> None:
+def predict(
+    image: Path,
+    models: Sequence[Path],
+    region: Path | None = None,
+    *,
+    output: Path,
+    spec: PredictSpec,
+    code: str,
+    threads: int,
+    gpus: int = 1,
+    cluster: ClusterSpec | None = None,
+) -> None:
     """Apply a network, or several whose probabilities are averaged, to an image, core by core.
+
+    Several GPUs, or the workers of a cluster, share the cores; their number changes no byte of the result.
 
     Reads
     -----
     image : manifest of `ingest`
     models : manifests of `train`
+    region : file, optional
+        Areas on the image: QuPath's GeoJSON or ImageJ's ROIs.
 
     Writes
     ------
     output : manifest
-        Beside it a store with the array ``0`` (K, Y, X), probability times 65535 as uint16. With `spec.tissue_only`,
-        pixels outside the tissue mask are the first class with probability 1, whatever the cores; ``skipped_cores``
-        counts those without tissue, which are not computed. What the run took stands in a folder ``costs``.
+        Beside it a store with the array ``0`` (K, Y, X), probability times 65535 as uint16. Pixels outside the region
+        and, with `spec.tissue_only`, outside the tissue mask are the first class with probability 1, whatever the
+        cores; ``skipped_cores`` counts those of which nothing is inside, which are not computed. What the run took
+        stands in a folder ``costs``.
     """
     source = read_manifest(image, stage="ingest")
     trained = [read_manifest(model, stage="train") for model in models]
-    with open_ledger(output, stage="predict", spec=spec, code=code, inputs=[source, *trained]) as ledger:
+    drawn = [region] if region else []
+    stamps = [source_stamp(path) for path in drawn]
+    keys: dict[str, Any] = {"spec": spec, "code": code, "inputs": [source, *trained], "sources": drawn}
+    with open_ledger(output, stage="predict", **keys) as ledger:
         if ledger.complete:
             return
         check_fit(source, trained)
-        pixels, nets = open_plane(source.store / "0"), [network_spec(model.facts["network"]) for model in trained]
-        forms = GROUPS[spec.symmetries]
-        plan = plan_tiles(nets, shape=pixels.shape, memory_gb=spec.memory_gb, core_px=spec.core_px, forms=len(forms))
-        device = prepare(threads)
-        grids = [TileGrid(shape=pixels.shape, core_side=plan.core_px, geometry=net.geometry) for net in nets]
-        networks = [loaded(net, model, device) for net, model in zip(nets, trained, strict=True)]
-        forward = Forward(members=list(zip(networks, grids, strict=True)), device=device, symmetries=forms)
-        shape = (nets[0].classes, *pixels.shape)
+        nets = [network_spec(model.facts["network"]) for model in trained]
+        height, width = source.facts["shape"]
+        plan = plan_tiles(
+            nets,
+            shape=(height, width),
+            memory_gb=spec.memory_gb,
+            core_px=spec.core_px,
+            forms=len(GROUPS[spec.symmetries]),
+        )
+        shape = (nets[0].classes, height, width)
         result = create_plane(ledger.store / "0", shape=shape, dtype=np.uint16, shard_side=plan.shard_px)
-        tissue = read_tissue(source) if spec.tissue_only else None
-        todo, skipped = cores_left(grids[0], result, ledger, tissue)
-        progress = TileProgress(len(grids[0]), sys.stderr, done=len(grids[0]) - len(todo))
-
-        def write(core: Box, quantised: NDArray[np.uint16]) -> None:
-            if tissue is not None:
-                quantised[:, ~tissue(core)] = SCALE * np.eye(shape[0], 1, dtype=np.uint16)
-            write_core(result, core, quantised, ledger)
-
-        def watch(core: Box, seconds: float) -> None:
-            progress.show(core.shape[0] * core.shape[1], seconds)
-
+        inside = mask_of(source, spec, region)
+        cores = [core for _, core in shard_boxes("", (height, width), plan.core_px)]
+        empty = {core for core in cores if inside is not None and not inside(core).any()}
+        left = cores_left(cores, result, ledger)
+        for core, shards in left:
+            if core in empty:
+                zeros = np.zeros((shape[0], *core.shape), np.uint16)
+                write_core(result, (core, shards), zeros, inside=inside, take=recorder(ledger))
+        todo = [(core, shards) for core, shards in left if core not in empty]
+        work = Work(
+            image=image.absolute(),
+            models=tuple(model.absolute() for model in models),
+            region=region and region.absolute(),
+            store=ledger.store.absolute(),
+            spec=spec,
+            core_px=plan.core_px,
+            threads=usable_threads(threads),
+            key=key_of(ledger.identity),
+        )
+        progress = TileProgress(len(cores), sys.stderr, done=len(cores) - len(todo))
+        run = Run(work=work, ledger=ledger, result=result, progress=progress)
         try:
-            for core in skipped:
-                write(core, np.zeros((shape[0], *core.shape), np.uint16))
-            read = reader(source, trained[0], pixels, forward, todo)
-            predict_tiles(forward, todo, read=read, write=write, finish=quantised_once, watch=watch)
+            run.compute(todo, cluster_of(cluster, gpus), memory_bytes=plan.host_bytes)
         finally:
             progress.clear()
+        for path, stamp in zip(drawn, stamps, strict=True):
+            check_unchanged(path, stamp)
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         name = output.name.removesuffix(".json")
         write_multiscale(ledger.store, name=name, shapes=[shape], centred=True, **frame)
-        empty = sum(not tissue(tile.core).any() for tile in grids[0]) if tissue is not None else 0
-        facts = {"shape": list(pixels.shape), "classes": shape[0], "scale": SCALE, "skipped_cores": empty}
+        facts = {"shape": [height, width], "classes": shape[0], "scale": SCALE, "skipped_cores": len(empty)}
         ledger.publish(facts | frame)
-        write_cost(output, plan, progress, device)
+        write_cost(output, plan, run)
 
 
-def prepare(threads: int) -> torch.device:
-    """Set what makes computing fast, and equal on equal machines."""
-    torch.set_num_threads(usable_threads(threads))
-    device = lease_device()
-    set_tensorfloat32(False)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
-        keep_freed_memory()
-        log.warning("predict: no GPU to use; using the CPU with %d threads", torch.get_num_threads())
-    return device
+@dataclass(kw_only=True)
+class Run:
+    """A prediction while it runs, and what it takes: the kind of device, the most memory of one, and how many."""
+
+    work: Work
+    ledger: Ledger
+    result: Plane
+    progress: TileProgress
+    device: str = "cpu"
+    used_bytes: int = 0
+    workers: int = 1
+
+    def compute(self, todo: Sequence[Core], cluster: ClusterSpec, *, memory_bytes: int) -> None:
+        """Compute cores in this process, or by workers."""
+        if not todo or cluster.is_none:
+            self.alone(todo)
+            return
+        threads = max(1, self.work.threads // max(1, cluster.local))
+        work = replace(self.work, threads=threads, software=software(self.work))
+        with open_workers(cluster, threads=threads, memory_bytes=memory_bytes) as workers:
+            self.workers = workers.count
+            self.progress.begin(workers.count)
+            workers.each(partial(predict_part, work), parts(todo, workers.count), take=self.take)
+
+    def alone(self, todo: Sequence[Core]) -> None:
+        """Compute cores in this process."""
+        predictor = Predictor(self.work)
+        self.progress.begin(1)
+
+        def watch(core: Box, seconds: float) -> None:
+            self.progress.show(core.shape[0] * core.shape[1], seconds)
+
+        predictor.predict(todo, take=recorder(self.ledger), watch=watch)
+        self.device, self.used_bytes = predictor.device.type, used_bytes(predictor.device)
+
+    def take(self, part: Part) -> None:
+        """Give the shards of a worker their places, and record them."""
+        for name, box, digest in part.shards:
+            self.result.take_draft(box, part.draft)
+            self.ledger.append(name, digest)
+        for pixels, seconds in part.cores:
+            self.progress.show(pixels, seconds)
+        self.device, self.used_bytes = part.device, max(self.used_bytes, part.used_bytes)
 
 
-def cores_left(
-    grid: TileGrid, result: Plane, ledger: Ledger, tissue: Callable[[Box], NDArray[np.bool_]] | None
-) -> tuple[list[Box], list[Box]]:
-    """Cores that are not yet written whole: those to be computed, and those without tissue."""
-    cores = (core for _, core in shard_boxes("", grid.shape, grid.core_side))
-    left = [core for core in cores if any(name not in ledger for name, _ in shards_in(result, core))]
-    empty = {core.start for core in left if tissue is not None and not tissue(core).any()}
-    return [c for c in left if c.start not in empty], [c for c in left if c.start in empty]
+def cluster_of(cluster: ClusterSpec | None, gpus: int) -> ClusterSpec:
+    """The workers: those of a cluster, or without one a process for each of several GPUs."""
+    if cluster is not None and not cluster.is_none:
+        return cluster
+    return ClusterSpec(local=len(choose_devices(gpus))) if gpus > 1 else ClusterSpec()
+
+
+def parts(todo: Sequence[Core], workers: int) -> Iterator[Sequence[Core]]:
+    """Neighbouring cores for a worker at a time."""
+    size = min(MOST_CORES, -(-len(todo) // (LEAST_PARTS * workers)))
+    for first in range(0, len(todo), size):
+        yield todo[first : first + size]
+
+
+def recorder(ledger: Ledger) -> Callable[[str, Box, str], None]:
+    """A function that records a shard."""
+    return lambda name, box, digest: ledger.append(name, digest)
+
+
+def cores_left(cores: Sequence[Box], result: Plane, ledger: Ledger) -> list[Core]:
+    """Cores that are not yet written whole, with what is missing."""
+    found = ((core, tuple(one for one in shards_in(result, core) if one[0] not in ledger)) for core in cores)
+    return [(core, shards) for core, shards in found if shards]
 
 
 def shards_in(result: Plane, core: Box) -> list[tuple[str, Box]]:
@@ -128,52 +203,22 @@ def shards_in(result: Plane, core: Box) -> list[tuple[str, Box]]:
     return [(f"{result.folder.name}/{b.start[0] // side}/{b.start[1] // side}", b) for b in boxes]
 
 
-def write_core(result: Plane, core: Box, quantised: NDArray[np.uint16], ledger: Ledger) -> None:
-    """Write the shards of a core that are not there yet."""
-    for name, box in shards_in(result, core):
-        if name not in ledger:
-            block = quantised[(slice(None), *box.relative_to(core.start).slices)]
-            ledger.append(name, result.write_shard(box, block))
-
-
-def quantised_once(probabilities: torch.Tensor) -> torch.Tensor:
-    """Probabilities as they are stored."""
-    return probabilities.mul_(SCALE).round_().to(torch.uint16)
-
-
-def reader(
-    image: Manifest, model: Manifest, pixels: Plane, forward: Forward, cores: Sequence[Box]
-) -> Callable[[Box], NDArray[np.float32]]:
-    """A function that gives normalised pixels, and decodes each chunk once."""
-    limits = intensity_range(model.facts["intensity"], pixels.dtype, image.facts["percentiles"])
-    shared = SharedReader(pixels, source_boxes(forward, cores), most_bytes=CACHE_BYTES)
-    return lambda box: normalise(shared.read(box), limits)
-
-
-def write_cost(output: Path, plan: Plan, progress: TileProgress, device: torch.device) -> None:
+def write_cost(output: Path, plan: Plan, run: Run) -> None:
     """Write what this run took beside what was planned, outside of the result, for no two runs take the same."""
-    planned = plan.device_bytes if device.type == "cuda" else plan.host_bytes
+    planned = plan.device_bytes if run.device == "cuda" else plan.host_bytes
     cost = {
-        "device": device.type,
+        "device": run.device,
+        "workers": run.workers,
         "core_px": plan.core_px,
         "planned_mb": round(planned / 1e6),
-        "peak_mb": round(used_bytes(device) / 1e6),
+        "peak_mb": round(run.used_bytes / 1e6),
         "planned_work": round(plan.work, 4),
-        "mpx_per_s": round(progress.rate / 1e6, 4),
-        "busy": round(progress.busy, 3),
+        "mpx_per_s": round(run.progress.rate / 1e6, 4),
+        "busy": round(run.progress.busy, 3),
     }
     path = output.parent.parent.parent / "costs" / "predict" / output.parent.name / output.name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(cost).encode())
-
-
-def read_tissue(image: Manifest) -> Callable[[Box], NDArray[np.bool_]]:
-    """A function that gives the tissue mask over a box of the image."""
-    facts = image.facts["tissue"]
-    if facts is None:
-        raise ConfigError(f"{image.path}: expected a tissue mask, which predict.tissue_only needs; set ingest.tissue")
-    mask = open_plane(image.store / "tissue" / "0").read_whole() > 0
-    return lambda box: mask_block(mask, box, level=0, mask_level=facts["level"])
 
 
 def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
@@ -211,11 +256,3 @@ def check_pixel_size(image: Manifest, model: Manifest) -> None:
             "sample sheet",
             image.sample, model.sample, trained,
         )  # fmt: skip
-
-
-def loaded(spec: NetworkSpec, model: Manifest, device: torch.device) -> nn.Module:
-    """The trained network, ready to predict."""
-    network = build_network(spec, seed=0)
-    network.load_state_dict(read_weights(model.store / "weights.safetensors", digest=model.facts["weights"]))
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.eval()

@@ -57,10 +57,7 @@ def record(config: Path, *, results: Path) -> None:
         "packages": {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()},
         "host": host_facts(),
         "config": settings.document,
-        "sources": {
-            sample.name: {"image": sample.image, "annotation": sample.annotation}
-            for sample in settings.samples.values()
-        },
+        "sources": {sample.name: sample.sources for sample in settings.samples.values()},
     }
     write_file(results / "run.json", json.dumps(run, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
 

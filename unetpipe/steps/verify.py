@@ -12,9 +12,9 @@ import numpy as np
 
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
-from unetpipe.manifests import Manifest, sha256_of_file
+from unetpipe.manifests import Manifest, first_fault, read_manifest, sha256_of_file
 from unetpipe.patches import open_patches
-from unetpipe.provenance import chain_faults, ledger_faults, read_all, read_units
+from unetpipe.provenance import MENDED, chain_faults, forget_units, ledger_faults, read_all, read_units
 from unetpipe.slides import Plane, digest_of, open_plane, shard_boxes
 
 __all__ = ["verify"]
@@ -22,7 +22,7 @@ __all__ = ["verify"]
 log = logging.getLogger(__name__)
 
 
-def verify(results: Path, *, tell: Callable[[str], None]) -> None:
+def verify(results: Path, *, tell: Callable[[str], None], mend: bool = False) -> None:
     """Check all results of a project.
 
     Reads
@@ -34,11 +34,14 @@ def verify(results: Path, *, tell: Callable[[str], None]) -> None:
     ------
     tell : callable
         Takes a line for every fault, and a last one.
+    mend : bool
+        Whether damaged shards of probabilities and segmentations are taken back, with the manifests that vouch for
+        them: their stages go on as if they had been stopped before, and make these again, with the same bytes.
 
     Raises
     ------
     StoreError
-        If anything is not as it was written.
+        If anything is not as it was written, and was not taken back.
 
     Notes
     -----
@@ -50,25 +53,61 @@ def verify(results: Path, *, tell: Callable[[str], None]) -> None:
     if not manifests and not unusable:
         raise StoreError(f"{results}: expected a folder of results with manifests, came none")
     sources = read_sources(results / "run.json")
-    faults = [*unusable.values()]
+    faults, mended = list[str](), list[Path]()
+    for path, fault in unusable.items():
+        tell(fault)
+        if mend and is_mended(path, manifests, sources, results.parent):
+            mended.append(path)
+        else:
+            faults.append(fault)
     todo = sum(sum(m.objects.values()) for m in manifests.values())
     done = 0
     for manifest in manifests.values():
         show(done, todo)
-        faults += [f"{manifest.path}: {fault}" for fault in faults_of(manifest, manifests, sources, results.parent)]
+        found = [f"{manifest.path}: {fault}" for fault in faults_of(manifest, manifests, sources, results.parent)]
         done += sum(manifest.objects.values())
+        for fault in found:
+            tell(fault)
+        if found and mend and is_mended(manifest.path, manifests, sources, results.parent):
+            mended.append(manifest.path)
+        else:
+            faults += found
     show(done, todo)
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
-    for fault in faults:
-        tell(fault)
+    if mended:
+        names = " ".join(map(str, mended))
+        tell(f"{len(mended)} results were taken back; give the command of every day with these as its targets: {names}")
     if faults:
         raise StoreError(
             f"{results}: {len(faults)} faults in {len(manifests) + len(unusable)} results; delete each named .json and "
-            "the .ledger beside it, and give the command of every day with these .json as its targets"
+            "the .ledger beside it, or give --mend for damaged shards, and give the command of every day with these "
+            ".json as its targets"
         )
+    if mended:
+        return
     known = "and sources " if sources else ""
     tell(f"{results}: {len(manifests)} results {known}are as they were written, {todo / 1e9:.3g} GB")
+
+
+def is_mended(
+    path: Path, manifests: Mapping[str, Manifest], sources: Mapping[str, Mapping[str, str]], root: Path
+) -> bool:
+    """Take back the damaged shards of a result, if nothing else is wrong with it; whether that was so."""
+    try:
+        manifest = read_manifest(path, whole=False)
+        key, units = read_units(manifest)
+        damaged = {unit for unit, _ in store_faults(manifest, units)}
+        others = [*chain_faults(manifest, manifests, sources, root), *ledger_faults(manifest, key, units)]
+    except StoreError:
+        return False
+    small = {name: size for name, size in manifest.objects.items() if "/c/" not in name}
+    if manifest.stage not in MENDED or not all("/" in unit for unit in damaged) or others:
+        return False
+    if first_fault(manifest.store, small):
+        return False
+    forget_units(manifest, damaged)
+    return True
 
 
 def read_sources(path: Path) -> dict[str, dict[str, str]]:
@@ -99,13 +138,13 @@ def faults_of(
     try:
         key, units = read_units(manifest)
         yield from ledger_faults(manifest, key, units)
-        yield from store_faults(manifest, units)
+        yield from (fault for _, fault in store_faults(manifest, units))
     except StoreError as error:
         yield str(error)
 
 
-def store_faults(manifest: Manifest, units: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What of a store is not what its ledger says."""
+def store_faults(manifest: Manifest, units: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What of a store is not what its ledger says: each unit, with words."""
     planes: dict[str, dict[str, Box]] = {}
     patches = dict(open_patches(manifest.store).iter_blocks()) if manifest.stage == "augment" else {}
     for unit, record in units.items():
@@ -115,11 +154,15 @@ def store_faults(manifest: Manifest, units: Mapping[str, Mapping[str, Any]]) -> 
         elif folder and (manifest.store / folder / "zarr.json").is_file():
             plane = open_plane(manifest.store / folder)
             boxes = planes.setdefault(folder, {name: box for name, box in boxes_of(plane, folder)})
-            found = digest_of(plane.read(boxes[unit])) if unit in boxes else "none"
+            try:
+                found = digest_of(plane.read(boxes[unit])) if unit in boxes else "none"
+            except StoreError as error:
+                yield unit, str(error)
+                continue
         else:
             found = digest_of_file(manifest, unit, record["digest"])
         if found != record["digest"]:
-            yield f"{manifest.store.name}: {unit} is not what was written"
+            yield unit, f"{manifest.store.name}: {unit} is not what was written"
 
 
 def digest_of_block(manifest: Manifest, numbers: range) -> str:

@@ -5,6 +5,7 @@ rule predict:
     input:
         image="results/images/{sample}.json",
         models=lambda wildcards: expand("results/models/{model}.json", model=CONFIG.members(wildcards.model)),
+        region=lambda wildcards: CONFIG.samples[wildcards.sample].region or [],
     output:
         "results/probabilities/{model}/{sample}.json",
     log:
@@ -21,8 +22,12 @@ rule predict:
     params:
         spec=CONFIG.spec("predict"),
         code=lambda wildcards: fingerprint("unetpipe.steps.predict", *CONFIG.network_modules(wildcards.model)),
+        region=lambda wildcards, input: expand("--region={path}", path=input.region),
+        # Functions of the input are not compared with those of the last run: other workers give the same result.
+        cluster=lambda wildcards, input: canonical_json(CONFIG.cluster),
     shell:
-        "exec python -m unetpipe predict {input.image:q} {input.models:q} --output {output:q} --threads {threads}"
+        "exec python -m unetpipe predict {input.image:q} {input.models:q} {params.region:q} --output {output:q}"
+        " --threads {threads} --gpus {resources.gpu} --cluster {params.cluster:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 

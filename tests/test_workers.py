@@ -1,0 +1,85 @@
+"""Workers share calls; what is wrong with them is one line."""
+
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from unetpipe import workers
+from unetpipe.clusterspecs import ClusterSpec
+from unetpipe.errors import ConfigError, Interrupted, UnetpipeError
+from unetpipe.parsing import without_cluster
+from unetpipe.signals import asked
+from unetpipe.workers import open_workers
+
+KEYS = {"threads": 1, "memory_bytes": 1_500_000_000}
+
+
+def test_a_configuration_names_one_way_to_workers() -> None:
+    document = {"predict": {"core_px": 64, "cluster": {"slurm": 3, "directives": ["--gpus=1"]}}, "models": {}}
+    rest, cluster = without_cluster(document, "c.yaml")
+    assert rest == {"predict": {"core_px": 64}, "models": {}}
+    assert cluster == ClusterSpec(slurm=3, directives=("--gpus=1",)) and not cluster.is_none
+    assert without_cluster({"predict": {"cluster": None}}, "c.yaml") == ({"predict": {}}, ClusterSpec())
+    for given, said in (
+        ({"local": 2, "slurm": 1}, r"c\.yaml: predict\.cluster.*expected one of .* came local and slurm"),
+        ({"directives": ["-p gpu"]}, "predict.cluster.directives: are for slurm"),
+        ({"local": -1}, "predict.cluster.*at least 0, came -1"),
+        ({"nodes": 2}, "predict.cluster.nodes"),
+        (4, "predict.cluster"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            without_cluster({"predict": {"cluster": given}}, "c.yaml")
+
+
+def test_a_package_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(workers, "importlib", SimpleNamespace(import_module=absent))
+    with pytest.raises(ConfigError, match=r"needs the package distributed.*pip install 'unetpipe\[cluster\]'"):
+        open_workers(ClusterSpec(local=2), **KEYS).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (ClusterSpec(address="tcp://127.0.0.1:1"), "expected a dask scheduler at tcp://127.0.0.1:1, none answers"),
+        (ClusterSpec(address="nonsense"), "expected a dask scheduler at nonsense, none answers"),
+        (ClusterSpec(scheduler_file="absent.json"), "there is no absent.json"),
+    ],
+)
+def test_a_scheduler_that_is_not_there_is_one_line(
+    spec: ClusterSpec, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(workers, "ANSWER_S", 1)
+    with pytest.raises(ConfigError, match=said) as error, open_workers(spec, **KEYS):
+        pass
+    assert len(str(error.value)) < 300
+
+
+def test_calls_are_shared_by_processes() -> None:
+    pytest.importorskip("distributed")
+    found: list[int] = []
+    with open_workers(ClusterSpec(local=1), **KEYS) as shared:
+        assert shared.count == 1
+        shared.each(abs, iter(range(-20, 0)), take=found.append)
+        assert sorted(found) == list(range(1, 21))
+        with pytest.raises(FileNotFoundError):
+            shared.each(os.stat, ["/no/such/file"], take=found.append)
+
+
+@pytest.mark.slow
+def test_a_call_of_which_workers_die_and_one_that_never_ends() -> None:
+    pytest.importorskip("distributed")
+    with open_workers(ClusterSpec(local=1), **KEYS) as shared:
+        with pytest.raises(UnetpipeError, match="several workers died of the same tiles"):
+            shared.each(os._exit, [1], take=print)
+        asked.set()
+        try:
+            with pytest.raises(Interrupted):
+                shared.each(time.sleep, [600], take=print)
+        finally:
+            asked.clear()

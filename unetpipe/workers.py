@@ -1,0 +1,169 @@
+"""Workers that share one stage's work: processes of this machine, of a running dask scheduler, or of SLURM's jobs."""
+
+import importlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from unetpipe.clusterspecs import ClusterSpec
+from unetpipe.errors import ConfigError, UnetpipeError
+from unetpipe.signals import stop_if_asked
+
+__all__ = ["Workers", "open_workers"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+POLL_S = 0.2
+# How long a scheduler may take to answer.
+ANSWER_S = 20
+# Tasks that each worker has: one that it computes, and one that it finds when that is done.
+AHEAD = 2
+
+
+class Workers:
+    """Workers that wait for something to do; made by `open_workers`.
+
+    Attributes
+    ----------
+    count : int
+        Their number, or how many there will be.
+    """
+
+    def __init__(self, client: Any, count: int) -> None:
+        self.client, self.count = client, count
+
+    def each(self, call: Callable[[T], R], items: Iterable[T], *, take: Callable[[R], None]) -> None:
+        """Call a function with each of some items; what a worker that dies has not finished, others do.
+
+        Parameters
+        ----------
+        call : callable
+            A function of a module, which workers import.
+        items : iterable
+            Begun in this order; two for each worker are on their way.
+        take : callable
+            Called here, in one thread, with each result as it comes.
+
+        Raises
+        ------
+        UnetpipeError
+            What `call` has raised, as any other error too; or that the workers are lost.
+        Interrupted
+            If a stop was asked for.
+        """
+        waiting: SimpleQueue[Any] = SimpleQueue()
+        running: set[Any] = set()
+        order = iter(items)
+        while True:
+            for item in islice(order, AHEAD * self.count - len(running)):
+                future = self.client.submit(call, item, pure=False)
+                running.add(future)
+                future.add_done_callback(waiting.put)
+            if not running:
+                return
+            try:
+                future = waiting.get(timeout=POLL_S)
+            except Empty:
+                stop_if_asked()
+                continue
+            running.discard(future)
+            take(result_of(future))
+
+
+def result_of(future: Any) -> Any:
+    """What a worker has made, or its error."""
+    if future.status == "cancelled":
+        raise UnetpipeError(
+            "predict.cluster: the scheduler is gone; what is done is saved, start it and give the same command again"
+        )
+    try:
+        return future.result()
+    except installed("distributed").KilledWorker:
+        raise UnetpipeError(
+            "predict.cluster: several workers died of the same tiles, often for want of memory; what is done is saved, "
+            "lower predict.memory_gb or give workers more"
+        ) from None
+
+
+@contextmanager
+def open_workers(spec: ClusterSpec, *, threads: int, memory_bytes: int) -> Iterator[Workers]:
+    """Start workers, or find those that run; those that were started end with the context.
+
+    Parameters
+    ----------
+    spec : ClusterSpec
+        Which ones.
+    threads : int
+        Processors of each worker that is started.
+    memory_bytes : int
+        Memory of each, where it has to be asked for.
+
+    Yields
+    ------
+    Workers
+
+    Raises
+    ------
+    ConfigError
+        If a package is missing, or no scheduler answers.
+    """
+    distributed = installed("distributed")
+    # What dask tells of each connection; its warnings are told, in workers only its errors.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    with ExitStack() as stack:
+        cluster, count = started(spec, threads, memory_bytes), spec.local or spec.slurm
+        if cluster is not None:
+            stack.enter_context(cluster)
+        place = spec.address or spec.scheduler_file
+        if spec.scheduler_file and not Path(spec.scheduler_file).is_file():
+            raise ConfigError(
+                f"predict.cluster.scheduler_file: expected the file of a running dask scheduler, there is no {place}; "
+                "start it by `dask scheduler --scheduler-file`"
+            )
+        keys = {"address": spec.address or cluster, "scheduler_file": spec.scheduler_file or None}
+        try:
+            client = distributed.Client(**keys, timeout=ANSWER_S, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"predict.cluster: expected a dask scheduler at {place or 'this machine'}, none answers "
+                f"({type(error).__name__}); start it by `dask scheduler`, and its workers by `dask worker`"
+            ) from None
+        stack.enter_context(client)
+        if cluster is None:
+            count = len(client.nthreads())
+            if not count:
+                log.warning("predict.cluster: the scheduler at %s has no workers; waiting for the first", place)
+        yield Workers(client, max(1, count))
+
+
+def started(spec: ClusterSpec, threads: int, memory_bytes: int) -> Any:
+    """A cluster of dask's that starts the workers; None where they run already."""
+    # dask's own limits would stop a worker that keeps its memory for the next tile.
+    if spec.local:
+        keys: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
+        return installed("distributed").LocalCluster(
+            n_workers=spec.local, processes=True, silence_logs=logging.ERROR, **keys
+        )
+    if spec.slurm:
+        keys = {"cores": threads, "processes": 1, "memory": f"{memory_bytes} B"}
+        keys |= {"worker_extra_args": ["--memory-limit", "0"], "job_extra_directives": list(spec.directives)}
+        scheduler = {"dashboard_address": ":0"}
+        return installed("dask_jobqueue").SLURMCluster(n_workers=spec.slurm, scheduler_options=scheduler, **keys)
+    return None
+
+
+def installed(name: str) -> Any:
+    """A package of the extra `cluster`."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ConfigError(
+            f"predict.cluster: needs the package {name}, which is not installed; pip install 'unetpipe[cluster]'"
+        ) from None
