@@ -118,16 +118,16 @@ def test_a_broken_chain_is_told(tree: Any) -> None:
 
 
 @pytest.mark.slow
-def test_what_verify_names_is_made_anew(finished: Any, tree: Any) -> None:
+def test_what_verify_takes_back_is_made_anew(finished: Any, tree: Any) -> None:
     victim = next(p for p in (tree.results / "probabilities/m/t.zarr/0/c").rglob("*") if p.is_file())
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 4
     victim.write_bytes(content)
-    (line,) = told(tree)
-    manifest = tree.results / "probabilities/m/t.json"
-    assert "probabilities/m/t.zarr" in line
-    for path in (manifest, manifest.with_suffix(".ledger")):
-        path.unlink()
+    lines: list[str] = []
+    verify(tree.results, tell=lines.append, mend=True)
+    fault, remedy = lines
+    target = f"{tree.results}/probabilities/m/t.json"
+    assert fault.startswith(f"{target}: ") and f": snakemake {target} --cores 8 --resources gpu=1" in remedy
     # Without a target, Snakemake does not miss what only finished results were made of.
     tree.run("results/probabilities/m/t.json")
     assert tree.manifests() == finished.manifests() and told(tree) == [] and tree.pending() == set()

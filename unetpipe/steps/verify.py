@@ -77,12 +77,14 @@ def verify(results: Path, *, tell: Callable[[str], None], mend: bool = False) ->
         sys.stderr.write("\r\x1b[K")
     if mended:
         names = " ".join(map(str, mended))
-        tell(f"{len(mended)} results were taken back; give the command of every day with these as its targets: {names}")
+        tell(
+            f"{len(mended)} results were taken back; make them again by: snakemake {names} --cores 8 --resources gpu=1"
+        )
     if faults:
         raise StoreError(
-            f"{results}: {len(faults)} faults in {len(manifests) + len(unusable)} results; delete each named .json and "
-            "the .ledger beside it, or give --mend for damaged shards, and give the command of every day with these "
-            ".json as its targets"
+            f"{results}: {len(faults)} faults in {len(manifests) + len(unusable)} results; give --mend for damaged "
+            "shards, or delete each named .json and the .ledger beside it; then: snakemake THESE.json --cores 8 "
+            "--resources gpu=1"
         )
     if mended:
         return
