@@ -1,10 +1,12 @@
 # make run: the workflow with config/config.yaml.  make test, make lint: what .ci/run calls, too.
+# make slurm: what `make run` installs, and what a SLURM cluster needs beside it.
 # make cluster: the workflow through a SLURM that it starts; root, slurm-wlm and munge are needed.
 # make faults: kills, full disks, damage and more, many times: an hour; writes docs/faults.md.
-# make lock: resolve the lock files anew.  make clean: remove .venv and caches, never results/.
+# make lock: resolve the lock files anew.  make sbom: list what they install, with hashes and licences.
+# make clean: remove .venv and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test cluster faults lint lock clean
+.PHONY: run test slurm cluster faults lint lock sbom clean
 
 PYTHON = python3
 VENV = .venv
@@ -19,6 +21,8 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -n auto --dist loadgroup
+
+slurm: $(VENV)/.installed-slurm
 
 cluster: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster tests/cluster
@@ -53,13 +57,21 @@ $(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(VENV)/bin/python -m unetpipe.kernels
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+$(VENV)/.installed-slurm: $(VENV)/.installed requirements-slurm.lock
+	$(INSTALL) --require-hashes -r requirements-slurm.lock
+	$(COMPILE)
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-slurm requirements-dev.lock
 	$(INSTALL) --require-hashes -r requirements-dev.lock
 	$(COMPILE)
 	touch $@
 
 lock:
 	.ci/lock $(UPGRADE)
+
+sbom: $(VENV)/.installed
+	for lock in cpu cuda; do $(VENV)/bin/python .ci/sbom.py requirements-$$lock.lock >sbom-$$lock.json; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,14 +1,12 @@
 """What all tests share."""
 
-import fcntl
 import os
-import shutil
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from projects import Project, new_project
+from projects import Project, finished_once, new_project
 
 # The time of one example is the machine's affair, not the code's.
 hypothesis.settings.register_profile("unetpipe", deadline=None, max_examples=50, derandomize=True)
@@ -38,18 +36,8 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The same project behind its first run; not to be changed, use `tree`. Processes that test have one together."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
-    folder.mkdir(exist_ok=True)
-    project = Project(folder / "project")
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "done").exists():
-            shutil.rmtree(project.folder, ignore_errors=True)
-            blank.copy(project.folder).run()
-            (folder / "done").touch()
-    return project
+    """The same project behind its first run; not to be changed, use `tree`."""
+    return finished_once(blank, tmp_path_factory.getbasetemp(), "finished")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A tiny project in a folder of its own: five images of 72 x 80 px and a narrow network."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ CONFIG: dict[str, Any] = {
     "weigh": {"w0": 10.0, "sigma_px": 5.0},
     "augment": {"copies": 2, "input_px": 50},
     "train": {
-        "steps": 100,
+        "steps": 60,
         "validate_every": 20,
         "checkpoint_s": 0.05,
         "learning_rate": 0.05,
@@ -36,6 +37,14 @@ CONFIG: dict[str, Any] = {
 }
 RESULT = re.compile(r"^ +output: results/(\S+)\.json$", re.MULTILINE)
 DONE = "already done with exactly these inputs"
+# Before a command, it takes away every network from it, loopback too.
+OFFLINE = ("unshare", "--map-root-user", "--net")
+
+
+def cut_off() -> tuple[str, ...]:
+    """`OFFLINE` where this system permits it; nothing elsewhere."""
+    permitted = shutil.which("unshare") and subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0
+    return OFFLINE if permitted else ()
 
 
 class Project:
@@ -50,19 +59,20 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The project's own package, and this Python, come first."""
+        """The project's own package, and this Python, come first; compiled code is kept, as on most machines."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        return os.environ | {"PATH": path, "PYTHONPATH": str(self.folder)}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return kept | {"PATH": path, "PYTHONPATH": str(self.folder)}
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake to its end, whatever that is."""
-        command = [sys.executable, "-m", "snakemake", *arguments]
+    def snakemake(self, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end, whatever that is, by a command before it."""
+        command = [*before, sys.executable, "-m", "snakemake", *arguments]
         return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
 
-    def run(self, *arguments: str) -> None:
+    def run(self, *arguments: str, before: tuple[str, ...] = ()) -> None:
         """The daily command; logs of earlier runs are removed."""
         shutil.rmtree(self.results / "logs", ignore_errors=True)
-        ended = self.snakemake(*RUN, *arguments)
+        ended = self.snakemake(*arguments, *RUN, before=before)
         assert ended.returncode == 0, ended.stderr[-4000:]
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -142,8 +152,8 @@ def draw_sample(number: int) -> tuple[np.ndarray, np.ndarray]:
     return image.clip(0, 255).astype(np.uint8), labels
 
 
-def new_project(folder: Path) -> Project:
-    """A project that has not run yet."""
+def new_project(folder: Path, samples: str = "".join(SPLITS)) -> Project:
+    """A project of some of the samples that has not run yet."""
     for name in ("config", "images", "labels"):
         (folder / name).mkdir(parents=True)
     # A link, so that numba's compiled code is found beside the sources and kept for the next time.
@@ -152,6 +162,8 @@ def new_project(folder: Path) -> Project:
     shutil.copy(ROOT / "environment.yml", folder)
     rows = ["sample\timage\tannotation\tsplit"]
     for number, (sample, split) in enumerate(SPLITS.items()):
+        if sample not in samples:
+            continue
         image, labels = draw_sample(number)
         tifffile.imwrite(folder / "images" / f"{sample}.tif", image)
         tifffile.imwrite(folder / "labels" / f"{sample}.tif", labels)
@@ -159,3 +171,20 @@ def new_project(folder: Path) -> Project:
     (folder / "config" / "samples.tsv").write_text("\n".join(rows) + "\n")
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     return Project(folder)
+
+
+def finished_once(blank: Project, base: Path, name: str) -> Project:
+    """A copy of a project behind its first run, cut off from every network where that is permitted.
+
+    Processes that test have one together, in a folder of this name; `base` is pytest's.
+    """
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    project = Project(folder / "project")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            shutil.rmtree(project.folder, ignore_errors=True)
+            blank.copy(project.folder).run(before=cut_off())
+            (folder / "done").touch()
+    return project

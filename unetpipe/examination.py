@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import fft, ndimage
 
 from unetpipe.labels import symmetric_ridge
 
@@ -198,7 +198,7 @@ def alignment(image: NDArray[Any], instances: NDArray[np.uint32], *, reach: int 
     flat = spread <= 1e-9 * max(1.0, float(np.abs(image).max()))
     if edges.std() == 0 or flat.any():
         return None
-    products = signal.correlate(gradient, edges - edges.mean(), mode="valid", method="fft")
+    products = correlation(gradient, edges - edges.mean())
     scores = products / (edges.size * edges.std() * spread)
     shifts = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     # What lies within rounding of the best is as good.
@@ -212,6 +212,15 @@ def alignment(image: NDArray[Any], instances: NDArray[np.uint32], *, reach: int 
         here=float(scores[reach, reach]),
         elsewhere=float(scores.max(where=apart, initial=-1.0)),
     )
+
+
+def correlation(values: NDArray[np.float64], window: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(Y, X), (h, w) -> (Y - h + 1, X - w + 1): sum of products at each place where the window lies inside."""
+    shape = [fft.next_fast_len(n, real=True) for n in values.shape]
+    spectrum = fft.rfft2(values, shape) * fft.rfft2(window, shape).conj()
+    height, width = (n - m + 1 for n, m in zip(values.shape, window.shape, strict=True))
+    products: NDArray[np.float64] = fft.irfft2(spectrum, shape)[:height, :width]
+    return products
 
 
 def window_variance(values: NDArray[np.float64], window: tuple[int, ...]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from unetpipe.netspecs import NetworkSpec
 from unetpipe.planning import FORMS
 from unetpipe.specs import TrainSpec
 
-__all__ = ["Needs", "needs", "requests", "unpacked_mb"]
+__all__ = ["Needs", "needs", "requests", "result_mb", "unpacked_mb"]
 
 # Longer jobs wait for ever in most queues; what is cut off goes on in the next attempt.
 LONGEST_MIN = 1440
@@ -39,49 +40,80 @@ class Needs:
         Memory in MB.
     runtime : int
         Time in minutes.
-    disk_mb : int
-        Disk for its result in MB.
     """
 
     mem_mb: int
     runtime: int
-    disk_mb: int
 
 
-def requests(config: Config, stage: str) -> dict[str, Callable[[Any, int], int]]:
-    """The resources of a rule, as Snakemake evaluates them for each job and attempt.
+def requests(config: Config) -> Callable[[str], dict[str, Any]]:
+    """What rules ask Snakemake for.
+
+    Parameters
+    ----------
+    config : Config
+        The whole configuration.
+
+    Returns
+    -------
+    callable
+        Gives for the verb of a stage, which is the name of its rule, ``mem_mb`` and ``runtime``, functions of wildcards
+        and attempt, and ``disk_mb``, the number of its largest job. The second attempt asks for twice the memory and
+        time, the third for three times; no job asks for more than a day.
+    """
+    largest_mb = max((source_mb(config, sample) for sample in config.samples), default=0.0)
+
+    def of_stage(stage: str) -> dict[str, Any]:
+        @cache
+        def found(sample: str, model: str) -> Needs:
+            return needs(config, stage, sample=sample, model=model)
+
+        def of_job(wildcards: Any) -> Needs:
+            return found(wildcards.get("sample", ""), wildcards.get("model", ""))
+
+        def mem_mb(wildcards: Any, attempt: int) -> int:
+            return attempt * of_job(wildcards).mem_mb
+
+        def runtime(wildcards: Any, attempt: int) -> int:
+            return min(LONGEST_MIN, attempt * of_job(wildcards).runtime)
+
+        # Snakemake looks at it for each job, which takes longer than the functions do.
+        for function in (mem_mb, runtime):
+            function.__signature__ = signature(function)  # type: ignore[attr-defined]
+        return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": result_mb(config, stage, largest_mb)}
+
+    return of_stage
+
+
+def result_mb(config: Config, stage: str, image_mb: float) -> int:
+    """Disk for the result of a stage.
 
     Parameters
     ----------
     config : Config
         The whole configuration.
     stage : str
-        Verb of the stage, which is the name of its rule.
+        Verb of the stage.
+    image_mb : float
+        Pixels of the image in MB.
 
     Returns
     -------
-    dict of str to callable
-        ``mem_mb``, ``runtime`` and ``disk_mb``, each a function of wildcards and attempt. The second attempt asks for
-        twice the memory and time, the third for three times; no job asks for more than a day.
+    int
+        MB (1e6 bytes), at least 1.
     """
-
-    @cache
-    def found(sample: str, model: str) -> Needs:
-        return needs(config, stage, sample=sample, model=model)
-
-    def of_job(wildcards: Any) -> Needs:
-        return found(wildcards.get("sample", ""), wildcards.get("model", ""))
-
-    def mem_mb(wildcards: Any, attempt: int) -> int:
-        return attempt * of_job(wildcards).mem_mb
-
-    def runtime(wildcards: Any, attempt: int) -> int:
-        return min(LONGEST_MIN, attempt * of_job(wildcards).runtime)
-
-    def disk_mb(wildcards: Any, attempt: int) -> int:
-        return of_job(wildcards).disk_mb
-
-    return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+    sections, models = config.sections, config.models.values()
+    per_image = {"simulate": 1.0, "ingest": 1.4, "annotate": 2.0, "weigh": 1.0, "segment": 2.0}
+    mb = per_image.get(stage, 0.0) * image_mb
+    if stage == "augment":
+        mb = 6 * sections["augment"].copies * sections["augment"].input_px ** 2 / 1e6
+    elif stage in ("train", "import"):
+        mb = 1 + 2 * max((parameter_bytes(model.network) for model in models), default=0) / 1e6
+    elif stage == "predict":
+        mb = 2 * max((model.network.classes for model in models), default=2) * image_mb
+    elif stage in ("doctor", "report"):
+        mb = 10 + len(config.samples) / 10
+    return max(1, round(mb))
 
 
 def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> Needs:
@@ -103,50 +135,44 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
 
     Notes
     -----
-    Slides are read and written in blocks, so that their size counts in time and disk only; `augment`, `evaluate` and
-    what is validated on take an image as a whole, and so do formats that cannot be read in parts. The size in pixels
-    is estimated from that of the file. Networks count by the channels w of their first level and the side s of what
-    they see: a training step of a network of depth d keeps about 130 w s² + 720 w² 4^d bytes, its maps and its
-    parameters; what a tile takes is planned.
+    Slides are read and written in blocks, so that their size counts in time only; `augment`, `evaluate` and what is
+    validated on take an image as a whole, and so do formats that cannot be read in parts. The size in pixels is
+    estimated from that of the file. Networks count by the channels w of their first level and the side s of what they
+    see: a training step of a network of depth d keeps about 130 w s² + 720 w² 4^d bytes, its maps and its parameters;
+    what a tile takes is planned.
     """
     image = source_mb(config, sample) if sample else 0.0
-    minutes, mem, disk = 10.0 + image / 100, float(PLAIN_MB), image
+    minutes, mem = 10.0 + image / 100, float(PLAIN_MB)
     sections = config.sections
     if stage == "ingest":
         mem += 4 * image if Path(config.samples[sample].image).suffix.lower() in WHOLE else 1000
-        disk *= 1.4
     elif stage == "annotate":
         # Outlines as Python objects take many times what they take as text.
         mem += 1000 + 20 * file_mb(config.samples[sample].annotation)
-        disk *= 2
     elif stage == "weigh":
         mem += 1000
     elif stage == "augment":
         patches = sections["augment"].copies * sections["augment"].input_px ** 2 / 1e6
-        mem, minutes, disk = mem + 500 + 24 * image, minutes + patches / 10, 6 * patches
+        mem, minutes = mem + 500 + 24 * image, minutes + patches / 10
     elif stage == "train":
         return training_needs(config, model)
     elif stage == "import":
         mem = TORCH_MB
     elif stage == "predict":
         members = [config.models[one].network for one in config.members(model)]
-        classes = max(network.classes for network in members)
         forms = FORMS[sections["predict"].symmetries]
         mem = config.predict_mb(model) * max(1, config.cluster.local)
         minutes += 20 + sum(TILE_S * width_of(network) ** 2 for network in members) * forms * image * 1e6 / 60
-        disk *= 2 * classes
     elif stage == "segment":
         plan = config.plans[model]
         mem += 1000 + 32 * (plan.shard_px if plan else 1024) ** 2 / 1e6
-        disk *= 2
     elif stage == "evaluate":
         mem += 500 + (40 * image if sections["evaluate"].thin else 0)
         minutes += image / 5
-        disk = 1
     elif stage in ("doctor", "report"):
         # At most 4 million pixels of each sample are looked at, one sample behind the other.
-        mem, minutes, disk = 3000, 20 + len(config.samples) / 10, 10 + len(config.samples) / 10
-    return Needs(mem_mb=round(mem), runtime=min(LONGEST_MIN, round(minutes)), disk_mb=max(1, round(disk)))
+        mem, minutes = 3000, 20 + len(config.samples) / 10
+    return Needs(mem_mb=round(mem), runtime=min(LONGEST_MIN, round(minutes)))
 
 
 def training_needs(config: Config, model: str) -> Needs:
@@ -157,11 +183,7 @@ def training_needs(config: Config, model: str) -> Needs:
     validated = max((source_mb(config, name) for name in config.by_split["val"]), default=0.0)
     mem = TORCH_MB + step_mb(spec, side) + 24 * validated
     minutes = 60 + spec.steps * spec.accumulate * STEP_S * width**2 * side**2 / 60
-    return Needs(
-        mem_mb=round(mem),
-        runtime=min(LONGEST_MIN, round(minutes)),
-        disk_mb=round(1 + 2 * parameter_bytes(spec.network) / 1e6),
-    )
+    return Needs(mem_mb=round(mem), runtime=min(LONGEST_MIN, round(minutes)))
 
 
 def step_mb(spec: TrainSpec, side: int) -> float:

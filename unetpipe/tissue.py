@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from unetpipe.geometry import Box
 
@@ -118,6 +117,9 @@ def tissue_mask(
     >>> tissue_mask(row, pixel_size_um=10.0, smallest_um2=200.0, margin_um=10.0)[0].astype(int)
     array([0, 1, 1, 1, 1, 1, 0, 0, 0, 0])
     """
+    # Most runs want no tissue, and this import takes longer than many a stage.
+    from scipy import ndimage
+
     threshold = otsu_threshold(measure)
     if threshold is None:
         return np.ones(measure.shape, dtype=bool)

@@ -57,29 +57,29 @@ def check_result(tree: Project, finished: Project, result: str) -> None:
 
 
 @numbers(50)
-def test_kill_of_everything(blank: Project, finished: Project, tmp_path: Path, number: int) -> None:
+def test_kill_of_everything(small: Project, undisturbed: dict[str, bytes], tmp_path: Path, number: int) -> None:
     """SIGKILL of the whole process group at a random moment, then the same command."""
-    tree = blank.copy(tmp_path / "project")
+    tree = small.copy(tmp_path / "project")
     draws = dice("all", number)
-    behind, delay_s = draws.randrange(22), draws.uniform(0, 3)
+    behind, delay_s = draws.randrange(len(undisturbed)), draws.uniform(0, 3)
     tree.kill_when(lambda: len(tree.manifests()) >= behind, delay_s=delay_s)
     tree.run()
-    assert tree.manifests() == finished.manifests(), f"behind {behind} manifests and {delay_s:.2f} s"
+    assert tree.manifests() == undisturbed, f"behind {behind} manifests and {delay_s:.2f} s"
 
 
 @numbers(20)
-def test_kill_of_snakemake(blank: Project, finished: Project, tmp_path: Path, number: int) -> None:
+def test_kill_of_snakemake(small: Project, undisturbed: dict[str, bytes], tmp_path: Path, number: int) -> None:
     """SIGKILL of Snakemake alone: its jobs live on while the same command runs."""
-    tree = blank.copy(tmp_path / "project")
+    tree = small.copy(tmp_path / "project")
     draws = dice("parent", number)
-    behind, delay_s = draws.randrange(22), draws.uniform(0, 3)
+    behind, delay_s = draws.randrange(len(undisturbed)), draws.uniform(0, 3)
     with tree.start() as running:
         while running.poll() is None and len(tree.manifests()) < behind:
             time.sleep(0.01)
         time.sleep(delay_s)
         running.kill()
     tree.run()
-    assert tree.manifests() == finished.manifests(), f"behind {behind} manifests and {delay_s:.2f} s"
+    assert tree.manifests() == undisturbed, f"behind {behind} manifests and {delay_s:.2f} s"
 
 
 @numbers(60, 1)
@@ -222,15 +222,15 @@ def test_lost_and_mixed_chunks(tree: Project, number: int) -> None:
 
 
 @numbers(20)
-def test_two_runs_at_once(blank: Project, finished: Project, tmp_path: Path, number: int) -> None:
+def test_two_runs_at_once(small: Project, undisturbed: dict[str, bytes], tmp_path: Path, number: int) -> None:
     """Two runs started on one folder."""
-    tree = blank.copy(tmp_path / "project")
+    tree = small.copy(tmp_path / "project")
     with tree.start() as first:
         time.sleep(dice("two", number).uniform(0, 8))
         with tree.start() as second:
             assert first.wait() == 0 or second.wait() == 0
     tree.run()
-    assert tree.manifests() == finished.manifests()
+    assert tree.manifests() == undisturbed
 
 
 @numbers(12)

@@ -17,6 +17,16 @@ def test_the_default_profile_is_used_by_itself(blank: Any) -> None:
     said = asked.stdout + asked.stderr
     assert "workflow/profiles/default" in said
     assert "Shell command: exec python -m unetpipe train" in said, "printshellcmds"
+    assert "mem_mb=" not in said, "nothing limits the memory"
+
+
+@pytest.mark.parametrize("limits", [("--cores", "2", "--resources", "mem_mb=4000"), ("--jobs", "5")])
+def test_jobs_ask_for_memory_where_it_is_limited_or_they_queue(blank: Any, limits: tuple[str, ...]) -> None:
+    asked = blank.snakemake("-n", *limits)
+    said = asked.stdout + asked.stderr
+    told = [line for line in said.splitlines() if "    resources: " in line]
+    assert len(told) > 8
+    assert sum("mem_mb=" in line and "runtime=" in line for line in told) == len(told) - 1, "all but rule all"
 
 
 @pytest.mark.parametrize(("given", "gpus"), [((), 1), (("--resources", "gpu=2", "--set-resources", "train:gpu=2"), 2)])

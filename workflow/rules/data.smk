@@ -15,7 +15,7 @@ if CONFIG.simulated:
         conda:
             "../../environment.yml"
         resources:
-            **requests(CONFIG, "simulate"),
+            **REQUESTS("simulate"),
         params:
             spec=lambda wildcards: CONFIG.spec("simulate", wildcards.sample),
             code=fingerprint("unetpipe.steps.simulate"),
@@ -37,7 +37,7 @@ rule ingest:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "ingest"),
+        **REQUESTS("ingest"),
         tmpdir=TMPDIR,
     params:
         spec=lambda wildcards: CONFIG.spec("ingest", wildcards.sample),
@@ -61,7 +61,7 @@ rule annotate:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "annotate"),
+        **REQUESTS("annotate"),
         tmpdir=TMPDIR,
     params:
         spec=lambda wildcards: CONFIG.spec("annotate", wildcards.sample),
@@ -89,7 +89,7 @@ rule doctor:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "doctor"),
+        **REQUESTS("doctor"),
     params:
         spec=lambda wildcards: CONFIG.spec("doctor", wildcards.group),
         code=fingerprint("unetpipe.steps.doctor"),

@@ -16,7 +16,7 @@ rule predict:
         "../../environment.yml"
     threads: 4
     resources:
-        **requests(CONFIG, "predict"),
+        **REQUESTS("predict"),
         tmpdir=TMPDIR,
         gpu=1,
     params:
@@ -69,7 +69,7 @@ rule segment:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "segment"),
+        **REQUESTS("segment"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("segment"),

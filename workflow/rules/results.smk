@@ -15,7 +15,7 @@ rule evaluate:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "evaluate"),
+        **REQUESTS("evaluate"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("evaluate"),
@@ -44,7 +44,7 @@ rule report:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "report"),
+        **REQUESTS("report"),
     params:
         spec=CONFIG.spec("report"),
         code=fingerprint("unetpipe.steps.report"),

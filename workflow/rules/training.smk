@@ -13,7 +13,7 @@ rule weigh:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "weigh"),
+        **REQUESTS("weigh"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("weigh"),
@@ -37,7 +37,7 @@ rule augment:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "augment"),
+        **REQUESTS("augment"),
         tmpdir=TMPDIR,
     params:
         spec=CONFIG.spec("augment"),
@@ -65,7 +65,7 @@ rule train:
         "../../environment.yml"
     threads: 8
     resources:
-        **requests(CONFIG, "train"),
+        **REQUESTS("train"),
         gpu=1,
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
@@ -91,7 +91,7 @@ rule import_:
     conda:
         "../../environment.yml"
     resources:
-        **requests(CONFIG, "import"),
+        **REQUESTS("import"),
     params:
         spec=lambda wildcards: CONFIG.spec("import", wildcards.model),
         code=fingerprint("unetpipe.steps.import_"),

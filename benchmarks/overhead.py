@@ -1,0 +1,84 @@
+"""What the workflow costs beside its stages' work: Snakemake, and the start of a process for each job.
+
+Run: python benchmarks/overhead.py [--samples 20] [--cores 2]
+
+Everything is computed once. Then all jobs are made to run again: each finds its work done and stops at once, so that
+what is left is overhead. A run that has nothing to do is measured apart, and taken away. Target: under 2 s per job and
+core. A job is one stage of one sample; N cores start N of them at once. CPU seconds tell more on a busy machine.
+"""
+
+import argparse
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from projects import Project, new_project  # noqa: E402
+
+# What is short, and done for every sample to learn from.
+SHORT = ("--until", "augment")
+
+
+def make_project(folder: Path, n_samples: int) -> Project:
+    """The tests' tiny project, with as many training samples as wanted; all are the same files."""
+    project = new_project(folder)
+    sheet = folder / "config" / "samples.tsv"
+    head, first, *_, validation, _, _ = sheet.read_text().splitlines()
+    rows = [first.replace("a\t", f"x{number:05}\t", 1) for number in range(n_samples)]
+    sheet.write_text("\n".join([head, *rows, validation, ""]))
+    return project
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of all processes started so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def timed(project: Project, *arguments: str) -> tuple[float, float]:
+    """Wall and CPU seconds of one run of Snakemake."""
+    start, used = time.perf_counter(), cpu_seconds()
+    ended = project.snakemake(*arguments)
+    if ended.returncode != 0:
+        sys.exit(ended.stderr[-2000:])
+    return time.perf_counter() - start, cpu_seconds() - used
+
+
+def median_start_s(project: Project) -> dict[str, float]:
+    """Median wall seconds of each stage's jobs in the last run, as Snakemake has measured them."""
+    found: dict[str, list[float]] = {}
+    for path in project.results.glob("benchmarks/*/*.tsv"):
+        found.setdefault(path.parent.name, []).append(float(path.read_text().splitlines()[1].split()[0]))
+    return {stage: statistics.median(seconds) for stage, seconds in found.items()}
+
+
+def main() -> None:
+    """Print the overhead per job and per sample, then the start of each stage."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--cores", type=int, default=2)
+    given = parser.parse_args()
+    command = ("--cores", str(given.cores), *SHORT)
+    with tempfile.TemporaryDirectory() as folder:
+        project = make_project(Path(folder) / "project", given.samples)
+        timed(project, *command)
+        idle_wall, idle_cpu = timed(project, *command)
+        wall, cpu = timed(project, *command, "--forceall")
+        starts = median_start_s(project)
+    n_jobs = given.samples * len(starts)
+    print(f"nothing to do: {idle_wall:.2f} s wall, {idle_cpu:.2f} s CPU")
+    wall, cpu = wall - idle_wall, cpu - idle_cpu
+    print(f"{n_jobs} jobs that stop at once, {given.cores} cores: {wall:.1f} s wall, {cpu:.1f} s CPU")
+    for what, count in (("job", n_jobs), ("sample", given.samples)):
+        print(f"per {what}: {wall / count:.3f} s wall, {cpu / count:.3f} s CPU")
+    for stage, seconds in starts.items():
+        print(f"{stage:10} {seconds:.2f} s wall from start to end")
+
+
+if __name__ == "__main__":
+    main()
