@@ -175,6 +175,26 @@ def test_boxes_are_known_before_they_are_read() -> None:
     assert [{*found[2 * n : 2 * n + 2]} for n in range(len(cores))] == expected
 
 
+def test_half_precision_is_close_and_does_not_depend_on_the_order() -> None:
+    image = np.random.default_rng(12).random((1, 61, 45), dtype=np.float32)
+    grid = TileGrid(shape=(61, 45), core_side=16, geometry=SPEC.geometry)
+    forward = Forward(members=[(NETWORK, grid)], device=CPU, dtype=torch.bfloat16)
+    results = []
+    for order in (1, -1):
+        result = np.full((3, 61, 45), np.nan, dtype=np.float32)
+
+        def write(core, probabilities, result=result):
+            result[(slice(None), *core.slices)] = probabilities
+
+        cores = [tile.core for tile in grid][::order]
+        predict_tiles(forward, cores, read=lambda box: image[(slice(None), *box.slices)], write=write)
+        results.append(result)
+    assert results[0].tobytes() == results[1].tobytes()
+    assert np.abs(results[0].sum(axis=0) - 1).max() < 1e-6, "float32 from the logits on"
+    exact = predict_image(NETWORK, image, SPEC.geometry, core_side=16, device=CPU)
+    assert 0 < np.abs(results[0] - exact).max() < 0.05, "bfloat16 has 8 bits"
+
+
 def test_failure_in_a_tile_ends_the_run() -> None:
     grid = TileGrid(shape=(64, 64), core_side=16, geometry=SPEC.geometry)
 

@@ -19,6 +19,8 @@ from torch import Tensor
 from unetpipe.errors import ConfigError
 
 __all__ = [
+    "DTYPES",
+    "check_precision",
     "choose_device",
     "choose_devices",
     "download",
@@ -32,6 +34,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Half precisions, for `torch.autocast`."""
 
 # Locked files, open until the process ends.
 LEASES: list[IO[str]] = []
@@ -108,6 +113,33 @@ def choose_devices(gpus: int) -> Sequence[torch.device]:
     if found < gpus:
         raise ConfigError(f"--gpus: expected {gpus} GPUs on this machine, found {found}; ask for at most {found}")
     return [torch.device("cuda", number) for number in range(gpus)]
+
+
+def check_precision(precision: str, device: torch.device, *, stage: str) -> None:
+    """Make sure that a device can compute in a precision.
+
+    Parameters
+    ----------
+    precision : str
+        "float32", "tensorfloat32", or one of `DTYPES`.
+    device : torch.device
+        What computes.
+    stage : str
+        Section of the configuration, for the message.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot.
+
+    Examples
+    --------
+    >>> check_precision("bfloat16", torch.device("cpu"), stage="predict")
+    """
+    if device.type != "cuda" and precision in ("tensorfloat32", "float16"):
+        raise ConfigError(f"{stage}.precision: {precision} needs a GPU, there is none here; use float32 or bfloat16")
+    if device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise ConfigError(f"{stage}.precision: this GPU has no bfloat16; use float16 or float32")
 
 
 def set_tensorfloat32(wanted: bool) -> None:

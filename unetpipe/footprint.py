@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from unetpipe.devices import DTYPES
 from unetpipe.losses import loss
 from unetpipe.networks import build_network
 from unetpipe.specs import TrainSpec
-from unetpipe.trainstate import DTYPES
 
 __all__ = ["is_out_of_memory", "out_of_memory", "step_bytes"]
 

@@ -139,6 +139,8 @@ class Forward:
         Forms in which each network sees each window; their probabilities are averaged too.
     side : int
         Side of the largest tile in px; larger cores are computed in parts.
+    dtype : torch.dtype, optional
+        Half precision of the networks' convolutions; the probabilities are computed in float32 whatever it is.
 
     Notes
     -----
@@ -149,6 +151,7 @@ class Forward:
     device: torch.device
     symmetries: Sequence[Symmetry] = GROUPS["none"]
     side: int = 2**31
+    dtype: torch.dtype | None = None
 
     def windows(self, core: Box) -> list[Box]:
         """What is read of the image, which it may reach out of, to compute a core: one window per geometry."""
@@ -204,8 +207,9 @@ class Forward:
             seen = windows[window][(slice(None), *tile.window.relative_to(window.start).slices)]
             for symmetry in self.symmetries:
                 batch = applied(seen[None], symmetry).contiguous(memory_format=torch.channels_last)
-                logits = network(batch)
-                found = undone(torch.softmax(class_logits(logits), dim=1)[0], symmetry)
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    logits = network(batch)
+                found = undone(torch.softmax(class_logits(logits.float()), dim=1)[0], symmetry)
                 found = found[(slice(None), *tile.crop.slices)]
                 total = found if total is None else total + found
         assert total is not None

@@ -18,7 +18,15 @@ from torch import nn
 
 from unetpipe.annotations.regions import read_region
 from unetpipe.checkpoints import read_weights
-from unetpipe.devices import keep_freed_memory, lease_device, set_tensorfloat32, usable_threads, used_bytes
+from unetpipe.devices import (
+    DTYPES,
+    check_precision,
+    keep_freed_memory,
+    lease_device,
+    set_tensorfloat32,
+    usable_threads,
+    used_bytes,
+)
 from unetpipe.errors import ConfigError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.geometry import Box, TileGrid
@@ -130,10 +138,12 @@ class Predictor:
         self.pixels, self.result = open_plane(source.store / "0"), open_plane(work.store / "0", writable=True)
         nets = [network_spec(model.facts["network"]) for model in models]
         grids = [TileGrid(shape=self.pixels.shape, core_side=work.core_px, geometry=net.geometry) for net in nets]
-        self.device = prepare(work.threads)
+        self.device, precision = prepare(work.threads), work.spec.precision
+        check_precision(precision, self.device, stage="predict")
         networks = [loaded(net, model, self.device) for net, model in zip(nets, models, strict=True)]
         members = list(zip(networks, grids, strict=True))
-        self.forward = Forward(members=members, device=self.device, symmetries=GROUPS[work.spec.symmetries])
+        forms = GROUPS[work.spec.symmetries]
+        self.forward = Forward(members=members, device=self.device, symmetries=forms, dtype=DTYPES.get(precision))
         self.limits = intensity_range(models[0].facts["intensity"], self.pixels.dtype, source.facts["percentiles"])
         self.inside = mask_of(source, work.spec, work.region)
 

@@ -340,6 +340,9 @@ class PredictSpec(Checked):
         "forms in which the network sees each window, and whose probabilities are averaged: one, the 4 quarter turns, "
         "all 8 flips and quarter turns, or 7 of them as the paper has it, which does not say which",
     )
+    precision: Literal["float32", "bfloat16", "float16"] = key(
+        "float32", "arithmetic of convolutions; half precision pays on a GPU, float16 needs one"
+    )
     tissue_only: bool = key(
         False,
         "outside the tissue mask, which ingest.tissue makes, everything is background with probability 1; cores "

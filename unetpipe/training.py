@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unetpipe.compilation import compiled
-from unetpipe.devices import set_tensorfloat32
+from unetpipe.devices import DTYPES, set_tensorfloat32
 from unetpipe.errors import Interrupted, ModelError
 from unetpipe.feed import Feed, Patches
 from unetpipe.losses import loss as patch_loss
@@ -19,7 +19,7 @@ from unetpipe.ranks import add_up, any_of, count, from_first, is_own
 from unetpipe.schedules import best_row, is_exhausted, learning_rate
 from unetpipe.signals import stop_asked
 from unetpipe.specs import TrainSpec
-from unetpipe.trainstate import DTYPES, TrainingState, follow_average, judge, logit_deviation, restore, snapshot
+from unetpipe.trainstate import TrainingState, follow_average, judge, logit_deviation, restore, snapshot
 
 __all__ = ["fit"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unetpipe.errors import ConfigError
+from unetpipe.devices import check_precision
 from unetpipe.ranks import count, from_first
 from unetpipe.specs import TrainSpec
 
@@ -25,7 +25,6 @@ __all__ = [
     "start",
 ]
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # A gradient is an outlier if it is longer than both: this times the median of the last ones ...
 FAR_ABOVE_MEDIAN = 100.0
 # ... and this times the longest of them. Where most patches are empty, a single median would call all others outliers.
@@ -127,19 +126,11 @@ def start(network: nn.Module, spec: TrainSpec, device: torch.device) -> Training
     ConfigError
         If the device cannot compute in the precision that was asked for.
     """
-    check_precision(spec.precision, device)
+    check_precision(spec.precision, device, stage="train")
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False).eval() if spec.average else None
     scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "float16")
     return TrainingState(network, average, build_optimiser(network, spec), scaler)
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise `ConfigError` unless the device can train in this precision."""
-    if device.type != "cuda" and precision in ("tensorfloat32", "float16"):
-        raise ConfigError(f"train.precision: {precision} needs a GPU, there is none here; use float32 or bfloat16")
-    if device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
-        raise ConfigError("train.precision: this GPU has no bfloat16; use float16 or float32")
 
 
 def build_optimiser(network: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 
-from unetpipe.errors import GeometryError, Interrupted, ModelError, StoreError
+from unetpipe.errors import ConfigError, GeometryError, Interrupted, ModelError, StoreError
 from unetpipe.manifests import read_manifest
 from unetpipe.signals import asked
 from unetpipe.slides import open_plane
@@ -94,6 +95,18 @@ def test_a_damaged_shard_of_the_image_is_told(chain: Chain, tmp_path: Path) -> N
 def probabilities_of(image: Path, chain: Chain, output: Path) -> None:
     """Predict with the planned core."""
     predict(image, [chain["models/m"]], output=output, spec=PredictSpec(), code="p@1", threads=1)
+
+
+def test_precision_is_part_of_the_result(chain: Chain, tmp_path: Path) -> None:
+    exact = open_plane(read_manifest(chain["probabilities/m/b"]).store / "0").read_whole().astype(int)
+    output = tmp_path / "probabilities" / "m" / "b.json"
+    keys = {"output": output, "code": "p@1", "threads": 1}
+    predict(chain["images/b"], [chain["models/m"]], spec=PredictSpec(core_px=32, precision="bfloat16"), **keys)
+    found = open_plane(read_manifest(output).store / "0").read_whole().astype(int)
+    assert 0 < np.abs(found - exact).max() < 0.05 * 65535
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"predict\.precision: float16 needs a GPU"):
+            predict(chain["images/b"], [chain["models/m"]], spec=PredictSpec(precision="float16"), **keys)
 
 
 def test_a_core_of_the_wrong_phase_and_foreign_channels_are_refused(chain: Chain, tmp_path: Path) -> None:
