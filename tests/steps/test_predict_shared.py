@@ -30,7 +30,7 @@ HOME = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 def start(chain: Chain, output: Path, cluster: dict[str, object], **more: str) -> subprocess.Popen[str]:
     words = ["predict", chain.root / "images/s.json", chain["models/m"], "--output", output, "--threads", "1"]
-    words += ["--spec", SPEC, "--code", "p@1", "--cluster", json.dumps(cluster)]
+    words += ["--spec", SPEC, "--code", "p@1", "--cluster", json.dumps(cluster), "--region", chain.root / "r.geojson"]
     command = [sys.executable, "-m", "unetpipe", *map(str, words)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | HOME | more)
 
@@ -79,8 +79,11 @@ def workers_of(parent: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def expected(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The result of one process; its image is in the chain."""
+    """The result of one process; its image is in the chain, with a region that leaves out a corner."""
     folder = tmp_path_factory.mktemp("whole")
+    ring = [[0, 0], [1000, 0], [1300, 400], [1300, 1000], [0, 1000], [0, 0]]
+    region = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (chain.root / "r.geojson").write_text(json.dumps(region))
     tifffile.imwrite(folder / "s.tif", np.random.default_rng(1).integers(0, 255, (1000, 1300), np.uint8))
     ingest(folder / "s.tif", output=chain.root / "images/s.json", spec=IngestSpec(), code="i@1")
     output = folder / "probabilities" / "m" / "s.json"
