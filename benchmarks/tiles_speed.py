@@ -20,8 +20,8 @@ import torch
 from memory import model
 from torch import nn
 
-from unetpipe.devices import keep_freed_memory
 from unetpipe.geometry import TileGrid
+from unetpipe.heap import keep_freed_memory
 from unetpipe.inference import predict_image
 from unetpipe.manifests import open_ledger
 from unetpipe.netspecs import PaddedUnetSpec, UnetSpec

@@ -1,7 +1,6 @@
 """Devices are chosen, not hoped for."""
 
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -76,24 +75,6 @@ def test_jobs_lease_different_gpus_until_they_end(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert lease_device() == CPU
     lease_device.cache_clear()
-
-
-def test_freed_memory_is_kept() -> None:
-    """Large blocks that come and go cause no new pages: in a process of its own, since it cannot be taken back."""
-    code = (
-        "import resource, torch; from unetpipe.devices import keep_freed_memory\n"
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "def work():\n    for _ in range(5): torch.ones(2 * 10**7)\n"
-        "work(); before = faults(); work(); fresh = faults() - before\n"
-        "keep_freed_memory(); work(); kept = []\n"
-        # Something small that lies behind the last block makes the next one a new one, now and then.
-        "for _ in range(5): before = faults(); work(); kept.append(faults() - before)\n"
-        "print(fresh, min(kept))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    fresh, kept = map(int, found.split())
-    if platform.libc_ver()[0] == "glibc":
-        assert kept < fresh / 10
 
 
 def test_tensorfloat32_is_said_for_products_and_convolutions() -> None:

@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
             "specs",
             "fingerprint",
             "signals",
+            "heap",
             "passes",
             "planning",
         ],

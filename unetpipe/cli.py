@@ -74,8 +74,9 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
     """Set up a stage, parse its settings, and call it with them."""
     # Modules stay to the end: searching them for garbage takes a tenth of the time before a stage begins.
     gc.disable()
-    from unetpipe import config, fingerprint, parsing, signals
+    from unetpipe import config, fingerprint, heap, parsing, signals
 
+    heap.use_one_heap()
     set_up_logging(log)
     signals.listen()
     text = Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec

@@ -1,11 +1,9 @@
 """What computes: processors and GPUs."""
 
-import ctypes
 import fcntl
 import logging
 import os
 import resource
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -24,7 +22,6 @@ __all__ = [
     "choose_device",
     "choose_devices",
     "download",
-    "keep_freed_memory",
     "lease_device",
     "set_tensorfloat32",
     "total_bytes",
@@ -40,9 +37,6 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Locked files, open until the process ends.
 LEASES: list[IO[str]] = []
-
-# Options of the C library's mallopt.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def usable_threads(wanted: int) -> int:
@@ -165,17 +159,6 @@ def total_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed for what is allocated next, instead of handing it back page by page.
-
-    Maps of many megabytes come and go with each layer: without this, a third of the time of large windows goes into
-    fresh pages. Nothing happens where the C library is not glibc.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def upload(array: NDArray[Any], device: torch.device) -> Tensor:

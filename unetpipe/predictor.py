@@ -21,7 +21,6 @@ from unetpipe.checkpoints import read_weights
 from unetpipe.devices import (
     DTYPES,
     check_precision,
-    keep_freed_memory,
     lease_device,
     set_tensorfloat32,
     usable_threads,
@@ -30,6 +29,7 @@ from unetpipe.devices import (
 from unetpipe.errors import ConfigError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.geometry import Box, TileGrid
+from unetpipe.heap import keep_freed_memory
 from unetpipe.inference import Forward, ReadBox, predict_tiles, source_boxes
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.manifests import Manifest, read_manifest
