@@ -59,7 +59,6 @@ $(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
 
 $(VENV)/.installed-slurm: $(VENV)/.installed requirements-slurm.lock
 	$(INSTALL) --require-hashes -r requirements-slurm.lock
-	$(COMPILE)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-slurm requirements-dev.lock

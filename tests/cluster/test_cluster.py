@@ -57,7 +57,7 @@ def test_gpus_are_held_by_training_and_prediction_only(ran: ClusterProject) -> N
 
 
 def test_memory_and_time_are_those_of_the_rules(ran: ClusterProject) -> None:
-    said = ran.snakemake("-n", "--forceall", "--cores", "8").stdout
+    said = ran.snakemake("-n", "--forceall", *PROFILE).stdout
     blocks = {block.split(":")[0]: block for block in said.split("\nrule ")[1:]}
     asked = ran.asked()
     for rule in ("train", "predict", "doctor", "report"):
