@@ -62,7 +62,9 @@ def test_memory_and_time_are_those_of_the_rules(ran: ClusterProject) -> None:
     asked = ran.asked()
     for rule in ("train", "predict", "doctor", "report"):
         resources = dict(
-            part.split("=") for part in blocks[rule].split("resources: ")[1].splitlines()[0].split(", ") if "=" in part
+            part.split("=", 1)
+            for part in blocks[rule].split("resources: ")[1].splitlines()[0].split(", ")
+            if "=" in part
         )
         for job in asked[f"rule_{rule}"]:
             assert (job["mem_mb"], job["minutes"]) == (int(resources["mem_mb"]), int(resources["runtime"])), rule
