@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +76,6 @@ def requests(config: Config) -> Callable[[str], dict[str, Any]]:
         def runtime(wildcards: Any, attempt: int) -> int:
             return min(LONGEST_MIN, attempt * of_job(wildcards).runtime)
 
-        # Snakemake looks at it for each job, which takes longer than the functions do.
-        for function in (mem_mb, runtime):
-            function.__signature__ = signature(function)  # type: ignore[attr-defined]
         return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": result_mb(config, stage, largest_mb)}
 
     return of_stage
