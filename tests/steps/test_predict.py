@@ -107,6 +107,7 @@ def test_precision_is_part_of_the_result(chain: Chain, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"predict\.precision: float16 needs a GPU"):
             predict(chain["images/b"], [chain["models/m"]], spec=PredictSpec(precision="float16"), **keys)
+        assert (open_plane(read_manifest(output).store / "0").read_whole() == found).all(), "what was there stays"
 
 
 def test_a_core_of_the_wrong_phase_and_foreign_channels_are_refused(chain: Chain, tmp_path: Path) -> None:

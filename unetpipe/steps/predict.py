@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unetpipe.clusterspecs import ClusterSpec
-from unetpipe.devices import choose_devices, usable_threads, used_bytes
+from unetpipe.devices import check_precision, choose_device, choose_devices, usable_threads, used_bytes
 from unetpipe.errors import ModelError
 from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, Manifest, key_of, open_ledger, read_manifest, write_file
@@ -69,6 +69,9 @@ def predict(
         cores; ``skipped_cores`` counts those of which nothing is inside, which are not computed. What the run took
         stands in a folder ``costs``.
     """
+    workers = cluster_of(cluster, gpus)
+    if workers.is_none:
+        check_precision(spec.precision, choose_device(), stage="predict")
     source = read_manifest(image, stage="ingest")
     trained = [read_manifest(model, stage="train") for model in models]
     drawn = [region] if region else []
@@ -111,7 +114,7 @@ def predict(
         progress = TileProgress(len(cores), sys.stderr, done=len(cores) - len(todo))
         run = Run(work=work, ledger=ledger, result=result, progress=progress)
         try:
-            run.compute(todo, cluster_of(cluster, gpus), memory_bytes=plan.host_bytes)
+            run.compute(todo, workers, memory_bytes=plan.host_bytes)
         finally:
             progress.clear()
         for path, stamp in zip(drawn, stamps, strict=True):
