@@ -28,7 +28,9 @@ FLOORS: dict[str, int] = {
         0,
     ),
     **dict.fromkeys(["schedules", "segmentspecs", "clusterspecs"], 0),
-    **dict.fromkeys(["labels", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1),
+    **dict.fromkeys(
+        ["labels", "separation", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1
+    ),
     **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
     **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins", "hills", "tuning"], 1),
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
