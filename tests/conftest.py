@@ -44,3 +44,17 @@ def finished(blank: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
 def tree(finished: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, to be changed and run again."""
     return finished.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of three samples that has not run yet, for kills of whole runs; not to be changed, use a copy."""
+    project = new_project(tmp_path_factory.mktemp("small") / "project", "avt")
+    project.configure(train={"steps": 40, "validate_every": 10})
+    return project
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The manifests of its run."""
+    return finished_once(small, tmp_path_factory.getbasetemp(), "undisturbed").manifests()

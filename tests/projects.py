@@ -86,7 +86,7 @@ class Project:
     def kill_when(self, reached: Callable[[], bool], *, delay_s: float = 0.0) -> bool:
         """Start the daily command and kill it with all its jobs a while behind a point; False if it ended before."""
         with self.start() as running:
-            while running.poll() is None and not reached():
+            while running.poll() is None and not _is_reached(reached):
                 time.sleep(0.005)
             time.sleep(delay_s)
             killed = running.poll() is None
@@ -138,6 +138,14 @@ class Project:
         """The whole tree at another place."""
         shutil.copytree(self.folder, folder, symlinks=True, **options)
         return Project(folder)
+
+
+def _is_reached(reached: Callable[[], bool]) -> bool:
+    """Whether a point is reached; not, where a file or folder went away while it was looked at."""
+    try:
+        return reached()
+    except FileNotFoundError:
+        return False
 
 
 def draw_sample(number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unetpipe.annotations.regions import read_region
 from unetpipe.checkpoints import read_weights
 from unetpipe.devices import (
     DTYPES,
@@ -293,6 +292,9 @@ def mask_of(image: Manifest, spec: PredictSpec, region: Path | None) -> Inside |
     """A function that tells which pixels of a box are predicted: tissue, a region, or both; None where all are."""
     masks = [read_tissue(image)] if spec.tissue_only else []
     if region is not None:
+        # Few predictions have one, and it takes a fifth of the time that all of them need to start.
+        from unetpipe.annotations.regions import read_region
+
         resampling = Resampling(shape=tuple(image.facts["source_shape"]), factor=image.facts["factor"])
         masks.append(partial(resampling.labels, read_region(region, shape=resampling.shape)))
     return (lambda box: np.logical_and.reduce([mask(box) for mask in masks])) if masks else None

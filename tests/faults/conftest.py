@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from projects import ROOT, Project, finished_once, new_project
+from projects import ROOT, Project
 
 from .stages import commands as commands_of
 
@@ -23,20 +23,6 @@ bytes as those of an undisturbed run, or if one line says what is wrong, and not
 """
 cases: Counter[str] = Counter()
 passed: Counter[str] = Counter()
-
-
-@pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of three samples that has not run yet, for faults of whole runs; not to be changed, use a copy."""
-    project = new_project(tmp_path_factory.mktemp("small") / "project", "avt")
-    project.configure(train={"steps": 20, "validate_every": 10})
-    return project
-
-
-@pytest.fixture(scope="session")
-def undisturbed(small: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The manifests of its run."""
-    return finished_once(small, tmp_path_factory.getbasetemp(), "undisturbed").manifests()
 
 
 @pytest.fixture(scope="session")
