@@ -6,7 +6,7 @@
 # make clean: remove .venv and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test slurm cluster faults lint lock sbom clean
+.PHONY: run test slurm cluster faults lint style types lock sbom clean
 
 PYTHON = python3
 VENV = .venv
@@ -22,7 +22,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -n auto --dist loadgroup
 
-slurm: $(VENV)/.installed-slurm
+slurm: $(VENV)/.installed $(VENV)/.installed-slurm
 
 cluster: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster tests/cluster
@@ -32,15 +32,22 @@ faults: $(VENV)/.installed-dev
 		pytest -q -n auto -m 'faults or not faults' tests/faults
 	cat docs/faults.md
 
-lint: $(VENV)/.installed-dev
+lint: style types
+
+style: $(VENV)/.installed-dev
 	$(ENTER) && ruff check --quiet
 	$(ENTER) && ruff format --check --quiet
 	$(ENTER) && snakefmt --check workflow
 	$(ENTER) && snakemake --lint
+
+types: $(VENV)/.installed-dev
 	$(ENTER) && mypy
 
 # The CUDA packages where a driver answers; they also serve where the package index offers no CPU build of torch.
-$(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
+$(VENV)/.installed: $(VENV)/.packages $(VENV)/.compiled
+	touch $@
+
+$(VENV)/.packages: requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		"unetpipe needs Python 3.11 or later, $(PYTHON) is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -54,14 +61,17 @@ $(VENV)/.installed: requirements-cpu.lock requirements-cuda.lock pyproject.toml
 	$(INSTALL) --require-hashes -r $$lock
 	$(COMPILE)
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.compiled: $(VENV)/.packages
 	$(VENV)/bin/python -m unetpipe.kernels
 	touch $@
 
-$(VENV)/.installed-slurm: $(VENV)/.installed requirements-slurm.lock
+$(VENV)/.installed-slurm: $(VENV)/.packages requirements-slurm.lock
 	$(INSTALL) --require-hashes -r requirements-slurm.lock
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-slurm requirements-dev.lock
+$(VENV)/.installed-dev: $(VENV)/.installed-slurm $(VENV)/.compiled requirements-dev.lock
 	$(INSTALL) --require-hashes -r requirements-dev.lock
 	$(COMPILE)
 	touch $@

@@ -1,10 +1,11 @@
 """Peak memory of the stages that read slides, on a small one and on a large one: it must not grow with the slide.
 
-Run: python benchmarks/memory.py [--sides 4096 16384] [--empty 65536] [--core 2048] [--folder DIR]
+Run: python benchmarks/memory.py [--sides 4096 16384] [--empty 65536] [--core 1024] [--folder DIR]
 
 Each stage runs in a process of its own, as in the workflow; its peak resident memory is what the kernel counted. The
 network is narrow (depth 2, base width 4, random parameters), so that the large slide takes minutes. All have cores of
-one size, which would otherwise be planned for each slide. A slide that is empty but for 2048 x 2048 px shows that
+one size, which would otherwise be planned for each slide, and so many of them that reading, network and writing overlap
+in the small one, too. A slide that is empty but for 2048 x 2048 px shows that
 memory does not grow with what is skipped.
 """
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sides", type=int, nargs="*", default=[4096, 16384])
     parser.add_argument("--empty", type=int, nargs="*", default=[65536], help="multiples of 4096")
-    parser.add_argument("--core", type=int, default=2048, help="side of a core in px")
+    parser.add_argument("--core", type=int, default=1024, help="side of a core in px")
     parser.add_argument("--folder", default=None)
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}")
@@ -98,6 +99,8 @@ def main() -> None:
                     "predict",
                     str(image),
                     str(trained),
+                    "--threads",
+                    str(os.cpu_count()),
                     "--output",
                     str(folder / f"probabilities/m/{side}.json"),
                     "--spec",
@@ -111,7 +114,7 @@ def main() -> None:
         for side in options.empty:
             image = empty_slide(folder / "images" / f"empty{side}.json", side)
             output, spec = folder / f"probabilities/m/empty{side}.json", '{"tissue_only": true, "core_px": %s}'
-            words = ("predict", str(image), str(trained), "--output", str(output))
+            words = ("predict", str(image), str(trained), "--output", str(output), "--threads", str(os.cpu_count()))
             seconds, peak = stage(*words, "--spec", spec % options.core)
             peaks["predict"].append(peak)
             print(f"{side:>8} {'empty':>8} {seconds:>8.1f} {side**2 / seconds / 1e6:>6.1f} {peak:>8.0f}", flush=True)

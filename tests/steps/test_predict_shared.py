@@ -183,7 +183,9 @@ def test_jobs_of_slurm(chain: Chain, expected: dict[str, bytes], tmp_path: Path)
     for name, text in (
         (
             "sbatch",
-            f'cp "$1" {tmp_path}/job.$$; setsid bash "$1" >>{tmp_path}/said 2>&1 & echo "Submitted batch job $!"',
+            # The script is kept, as by SLURM: the one given is gone when this returns.
+            f'cp "$1" {tmp_path}/job.$$; setsid bash {tmp_path}/job.$$ >>{tmp_path}/said 2>&1 &'
+            ' echo "Submitted batch job $!"',
         ),
         ("scancel", f"echo $@ >>{tmp_path}/cancelled; kill -- -$1"),
     ):
