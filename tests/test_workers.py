@@ -23,7 +23,7 @@ def test_a_configuration_names_one_way_to_workers() -> None:
     assert cluster == ClusterSpec(slurm=3, directives=("--gpus=1",)) and not cluster.is_none
     assert without_cluster({"predict": {"cluster": None}}, "c.yaml") == ({"predict": {}}, ClusterSpec())
     for given, said in (
-        ({"local": 2, "slurm": 1}, r"c\.yaml: predict\.cluster.*expected one of .* came local and slurm"),
+        ({"local": 2, "slurm": 1}, r"c\.yaml: predict\.cluster\.slurm: expected one of .* came local and slurm"),
         ({"directives": ["-p gpu"]}, "predict.cluster.directives: are for slurm"),
         ({"local": -1}, "predict.cluster.*at least 0, came -1"),
         ({"nodes": 2}, "predict.cluster.nodes"),

@@ -28,7 +28,7 @@ class ClusterSpec(Checked):
         Checked.__post_init__(self)
         ways = {name: getattr(self, name) for name in ("local", "address", "scheduler_file", "slurm")}
         if len(given := [name for name, value in ways.items() if value]) > 1:
-            raise ConfigError(f"expected one of {', '.join(ways)}, came {' and '.join(given)}")
+            raise ConfigError(f"{given[-1]}: expected one of {', '.join(ways)}, came {' and '.join(given)}")
         if self.directives and not self.slurm:
             raise ConfigError("directives: are for slurm; say how many jobs by slurm, or leave them out")
 

@@ -105,7 +105,10 @@ def choose_devices(gpus: int) -> Sequence[torch.device]:
         return [choose_device()]
     found = torch.cuda.device_count()
     if found < gpus:
-        raise ConfigError(f"--gpus: expected {gpus} GPUs on this machine, found {found}; ask for at most {found}")
+        raise ConfigError(
+            f"--gpus: expected {gpus} GPUs on this machine, found {found}; "
+            + (f"ask for at most {found}" if found else "leave it out, and the CPU is used")
+        )
     return [torch.device("cuda", number) for number in range(gpus)]
 
 
