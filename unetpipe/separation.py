@@ -20,6 +20,7 @@ BAND = 128
 _SPAN = 1024  # columns of a pass: three tables of BAND x (_SPAN + rims) stay in the cache of a core
 _SEGMENT = 64  # pixels per vector loop; a constant trip count leaves no scalar remainder
 _STEPS = 4  # columns to each side between two looks whether a segment is done
+_index = np.uint64  # numba looks at the sign of other indices, and slices take as long as a loop over a segment
 
 Ints: TypeAlias = NDArray[np.int32]
 # numba computes in 64 bits, which would widen the lanes of vectors: results are cast back to the type of the squares.
@@ -308,27 +309,29 @@ def _lower(best: Squares, line: Squares, centre: int, dx: int) -> None:
     Columns out of reach are among them and change nothing: no best is above reach^2.
     """
     kind = best.dtype.type
-    for near in range(dx, dx + _STEPS, 2):
-        far = near + 1
-        west, east = line[centre - near : centre - near + _SEGMENT], line[centre + near : centre + near + _SEGMENT]
-        west_far, east_far = line[centre - far : centre - far + _SEGMENT], line[centre + far : centre + far + _SEGMENT]
-        step, step_far = kind(near * near), kind(far * far)
-        for i in range(_SEGMENT):
-            closer, farther = kind(min(west[i], east[i]) + step), kind(min(west_far[i], east_far[i]) + step_far)
-            best[i] = min(best[i], min(closer, farther))
+    west, east, first = _index(centre - dx), _index(centre + dx), _index(dx)
+    for i in range(_index(_SEGMENT)):
+        least = best[i]
+        for k in range(_index(_STEPS)):
+            square = kind((first + k) * (first + k))
+            least = min(least, kind(min(line[west + i - k], line[east + i + k]) + square))
+        best[i] = least
 
 
 @njit(cache=True, nogil=True)
 def _lower_packed(best: Squares, packed: Squares, centre: int, dx: int, shift: int) -> None:
     """The same with the column's offset packed into the low bits."""
     kind = best.dtype.type
-    here = 1 << (shift - 1)
-    for step in range(dx, dx + _STEPS):
-        west, east = packed[centre - step : centre - step + _SEGMENT], packed[centre + step : centre + step + _SEGMENT]
-        square = (step * step << shift) + here
-        to_west, to_east = kind(square - step), kind(square + step)
-        for i in range(_SEGMENT):
-            best[i] = min(best[i], min(kind(west[i] + to_west), kind(east[i] + to_east)))
+    west, east, first = _index(centre - dx), _index(centre + dx), _index(dx)
+    here, bits = _index(1 << (shift - 1)), _index(shift)
+    for i in range(_index(_SEGMENT)):
+        least = best[i]
+        for k in range(_index(_STEPS)):
+            step = first + k
+            square = (step * step << bits) + here
+            to_west, to_east = kind(square - step), kind(square + step)
+            least = min(least, min(kind(packed[west + i - k] + to_west), kind(packed[east + i + k] + to_east)))
+        best[i] = least
 
 
 @njit(cache=True, nogil=True)
