@@ -1,19 +1,27 @@
-"""Tiled inference in CPU time against MONAI's sliding windows, and the whole stage against the bare network.
+"""Tiled inference in CPU time against sliding windows of others, and the whole stage against the bare network.
 
-Run: python benchmarks/tiles_speed.py [--side 2048] [--base-width 16] [--peers FOLDER]
+Run: python benchmarks/tiles_speed.py [--side 2048] [--base-width 16] [--peers FOLDER ...]
 
-FOLDER holds MONAI (pip install --no-deps --target FOLDER monai). MONAI slides a window of 512 px over the padded
-network of the same width, with overlaps of 0.25 and 0.5 and Gaussian weights; here the network of 2015 takes the tiles
-that are planned. One thread each, in seconds of processor time, best of the runs, because other work may run beside.
+The folders hold MONAI (pip install --no-deps --target FOLDER monai) and nnU-Net (likewise: nnunetv2 acvl-utils
+batchgenerators batchgeneratorsv2 dynamic-network-architectures SimpleITK nibabel blosc2 einops timm requests tqdm
+connected-components-3d fft-conv-pytorch future graphviz threadpoolctl numexpr ndindex httpx).
+
+Both slide a window of 512 px with Gaussian weights over the padded network of the same width, MONAI with overlaps of
+0.25 and 0.5, nnU-Net's predictor with 0.5, as it does by itself, but without its mirroring, which would take four times
+as long. Here the network of 2015 takes the tiles that are planned. One thread each, in seconds of processor time, best
+of the runs, because other work may run beside.
 """
 
 import argparse
+import importlib.util
 import logging
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -21,7 +29,7 @@ from memory import model
 from torch import nn
 
 from unetpipe.geometry import TileGrid
-from unetpipe.heap import keep_freed_memory
+from unetpipe.heap import keep_freed_memory, use_one_heap
 from unetpipe.inference import predict_image
 from unetpipe.manifests import open_ledger
 from unetpipe.netspecs import PaddedUnetSpec, UnetSpec
@@ -62,6 +70,31 @@ def slide(folder: Path, pixels: np.ndarray) -> Path:
     return path
 
 
+def sliding_windows(network: nn.Module, image: np.ndarray, runs: int) -> dict[str, float]:
+    """Seconds of those peers that are there, by their names; `image` is (C, Y, X)."""
+    taken = {}
+    if importlib.util.find_spec("monai"):
+        from monai.inferers import sliding_window_inference
+
+        batch = torch.from_numpy(image)[None].contiguous(memory_format=torch.channels_last)
+        for overlap in (0.25, 0.5):
+            slide = partial(sliding_window_inference, batch, 512, 1, network, overlap=overlap, mode="gaussian")
+            with torch.inference_mode():
+                taken[f"MONAI, overlap {overlap}"] = seconds(lambda slide=slide: slide().softmax(1), runs)
+    if importlib.util.find_spec("nnunetv2"):
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
+        predictor.network = network
+        predictor.configuration_manager = SimpleNamespace(patch_size=(512, 512))
+        predictor.label_manager = SimpleNamespace(num_segmentation_heads=2)
+        planes = torch.from_numpy(image)[:, None]
+        taken["nnU-Net, overlap 0.5"] = seconds(
+            lambda: predictor.predict_sliding_window_return_logits(planes).float().softmax(0), runs
+        )
+    return taken
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -69,8 +102,9 @@ def main() -> None:
     parser.add_argument("--base-width", type=int, default=16)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--memory-gb", type=float, default=4.0)
-    parser.add_argument("--peers", default=None)
+    parser.add_argument("--peers", nargs="*", default=[], metavar="FOLDER")
     options = parser.parse_args()
+    use_one_heap()
     torch.set_num_threads(1)
     logging.getLogger("unetpipe").setLevel(logging.ERROR)
     side, width = options.side, options.base_width
@@ -80,22 +114,12 @@ def main() -> None:
     plan = plan_tiles([spec], shape=(side, side), memory_gb=options.memory_gb)
     print(f"RGB {side} x {side}, width {width}, torch {torch.__version__}, one thread; cores of {plan.core_px} px")
 
-    sliding = {}
-    if options.peers:
-        sys.path.insert(0, options.peers)
-        from monai.inferers import sliding_window_inference
-
-        padded = ready(PaddedUnetSpec(features=tuple(width * 2**n for n in range(4)), channels=3))
-        batch = torch.from_numpy(image)[None].contiguous(memory_format=torch.channels_last)
-        for overlap in (0.25, 0.5):
-            with torch.inference_mode():
-                sliding[overlap] = seconds(
-                    lambda overlap=overlap: sliding_window_inference(
-                        batch, 512, 1, padded, overlap=overlap, mode="gaussian"
-                    ).softmax(1),
-                    options.runs,
-                )
-            print(f"MONAI, overlap {overlap}: {sliding[overlap]:.1f} s", flush=True)
+    sys.path += options.peers
+    sliding = sliding_windows(
+        ready(PaddedUnetSpec(features=tuple(width * 2**n for n in range(4)), channels=3)), image, options.runs
+    )
+    for name, taken in sliding.items():
+        print(f"{name}: {taken:.1f} s", flush=True)
 
     keep_freed_memory()
     network = ready(spec)
@@ -103,8 +127,8 @@ def main() -> None:
         lambda: predict_image(network, image, spec.geometry, core_side=plan.core_px, device=CPU), options.runs
     )
     print(f"tiles: {tiled:.1f} s, {side**2 / tiled / 1e6:.3f} Mpx/s")
-    for overlap, taken in sliding.items():
-        print(f"tiles / MONAI, overlap {overlap}: {tiled / taken:.2f}")
+    for name, taken in sliding.items():
+        print(f"tiles / {name}: {tiled / taken:.2f}")
 
     grid = TileGrid(shape=(side, side), core_side=plan.core_px, geometry=spec.geometry)
     windows = [torch.rand(1, 3, *tile.window.shape).contiguous(memory_format=torch.channels_last) for tile in grid]
