@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import unetpipe
-from unetpipe.fingerprint import STRING_OR_COMMENT, fingerprint, import_closure
+from unetpipe.fingerprint import MEMORY, STRING_OR_COMMENT, fingerprint, import_closure
 
 ROOT = Path(unetpipe.__file__).parent
 WEIGH = "unetpipe.steps.weigh"
@@ -85,3 +85,37 @@ def test_a_template_counts_for_its_own_stage(tmp_path: Path) -> None:
 def test_an_unknown_module_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match="nothing"):
         fingerprint("unetpipe.nothing.here")
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """A copy of the package that has been read once, with what is remembered of it."""
+    copy = tmp_path / "known"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / MEMORY).parent.mkdir()
+    assert fingerprint(WEIGH, root=copy) == fingerprint(WEIGH)
+    assert (copy / MEMORY).is_file()
+    return copy
+
+
+def test_what_was_read_once_is_not_read_again(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "again"
+    shutil.copytree(known, copy)
+    monkeypatch.setattr("unetpipe.fingerprint.read_source", lambda text: pytest.fail("read again"))
+    assert fingerprint(WEIGH, root=copy) == fingerprint(WEIGH)
+
+
+def test_what_is_remembered_is_of_the_same_bytes(known: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "edited"
+    shutil.copytree(known, copy)
+    with (copy / "weights.py").open("a") as file:
+        file.write("\nchanged = 1\n")
+    assert fingerprint(WEIGH, root=copy) != fingerprint(WEIGH)
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-100], lambda text: text.replace("a", "b"), lambda text: ""])
+def test_a_damaged_memory_is_none(known: Path, tmp_path: Path, damage) -> None:
+    copy = tmp_path / "damaged"
+    shutil.copytree(known, copy)
+    (copy / MEMORY).write_text(damage((copy / MEMORY).read_text()))
+    assert fingerprint(WEIGH, root=copy) == fingerprint(WEIGH)

@@ -5,11 +5,16 @@ and the hash is the same on every Python version.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
+import json
+import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["fingerprint", "import_closure"]
 
@@ -20,6 +25,18 @@ STRING_OR_COMMENT = re.compile(
     r"""(?P<string>(?P<quotes>\"{3}|'{3})(?:\\.|.)*?(?P=quotes)|(?P<quote>["'])(?:\\.|[^\\\n])*?(?P=quote))|\#[^\n]*""",
     re.DOTALL,
 )
+# Beside what Python and numba keep of the same files.
+MEMORY = Path("__pycache__/fingerprint.json")
+MOST_REMEMBERED = 1000
+
+
+class Reading(NamedTuple):
+    """What counts of one module's text."""
+
+    code: str
+    """Hash of the text without comments, docstrings, blank lines and trailing blanks."""
+    imports: tuple[tuple[int, str], ...]
+    """All that it imports: number of leading dots, and dotted name."""
 
 
 @functools.cache
@@ -49,8 +66,11 @@ def fingerprint(*modules: str, root: Path = ROOT) -> str:
     the same name. A module that is chosen by name at run time is not seen and must be named here.
     """
     digest = hashlib.sha256()
+    known = len(remembered(root))
     for module in import_closure(*modules, root=root):
         digest.update(f"{module}={source_digest(module, root)}\n".encode())
+    if len(remembered(root)) > known:
+        remember(root)
     return f"{modules[0].rpartition('.')[2]}@{digest.hexdigest()[:16]}"
 
 
@@ -81,16 +101,6 @@ def source_path(module: str, root: Path) -> Path | None:
     return file if place != root and file.is_file() else None
 
 
-@functools.cache
-def parsed(module: str, root: Path) -> tuple[str, ast.Module]:
-    """Source text and syntax tree of a module."""
-    path = source_path(module, root)
-    if path is None:
-        raise FileNotFoundError(f"no module {module} in {root}")
-    text = path.read_text(encoding="utf-8")
-    return text, ast.parse(text)
-
-
 def iter_statements(tree: ast.Module) -> Iterator[ast.AST]:
     """The module and all its statements; expressions, most of a tree, hold neither imports nor docstrings."""
     todo: list[ast.AST] = [tree]
@@ -101,23 +111,74 @@ def iter_statements(tree: ast.Module) -> Iterator[ast.AST]:
             todo.extend(getattr(node, block, []))
 
 
-@functools.cache
-def source_digest(module: str, root: Path) -> str:
-    """Hash of a module's text without comments, docstrings, blank lines and trailing blanks."""
-    text, tree = parsed(module, root)
+def read_source(text: str) -> Reading:
+    """What counts of a text."""
+    tree = ast.parse(text)
     # The text itself, because token types and ast.dump differ between Python versions.
     lines = STRING_OR_COMMENT.sub(lambda found: found["string"] or "", text).splitlines()
+    imports: list[tuple[int, str]] = []
     for node in iter_statements(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and first.end_lineno:
                 lines[first.lineno - 1 : first.end_lineno] = [""] * (first.end_lineno - first.lineno + 1)
-    kept = [line.rstrip() for line in lines if line.strip()]
+        elif isinstance(node, ast.Import):
+            imports += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = [node.module] if node.module else []
+            imports += [(node.level, ".".join(names)) for names in (base, *([*base, a.name] for a in node.names))]
+    code = "\n".join(line.rstrip() for line in lines if line.strip())
+    return Reading(hashlib.sha256(code.encode()).hexdigest(), tuple(imports))
+
+
+@functools.cache
+def reading(module: str, root: Path) -> Reading:
+    """What counts of a module: what is remembered of the same bytes, or what is read now."""
+    path = source_path(module, root)
+    if path is None:
+        raise FileNotFoundError(f"no module {module} in {root}")
+    source = path.read_bytes()
+    key = hashlib.sha256(_own_source() + source).hexdigest()
+    known = remembered(root)
+    if key not in known:
+        known[key] = read_source(source.decode("utf-8"))
+    return known[key]
+
+
+@functools.cache
+def _own_source() -> bytes:
+    """The text of this module: what another version of it has found does not count."""
+    return Path(__file__).read_bytes()
+
+
+@functools.cache
+def remembered(root: Path) -> dict[str, Reading]:
+    """What earlier processes have read, by a hash of the bytes; nothing where their file is damaged or missing."""
+    try:
+        digest, _, text = (root / MEMORY).read_text(encoding="utf-8").partition("\n")
+        if digest == hashlib.sha256(text.encode()).hexdigest():
+            return {key: Reading(code, tuple(map(tuple, names))) for key, (code, names) in json.loads(text).items()}
+    except (OSError, UnicodeDecodeError):
+        pass
+    return {}
+
+
+def remember(root: Path) -> None:
+    """Keep what was read for later processes, where there is a place for it: it takes a second to read anew."""
+    known = remembered(root)
+    text = json.dumps(dict([*known.items()][-MOST_REMEMBERED:]))
+    draft = root / MEMORY.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    with contextlib.suppress(OSError):
+        draft.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
+        draft.replace(root / MEMORY)
+
+
+def source_digest(module: str, root: Path) -> str:
+    """Hash of what counts of a module's code, and of a page template beside it."""
+    code = reading(module, root).code
     path = source_path(module, root)
     template = path.with_suffix(".html") if path else root
-    if template.is_file():
-        kept.append(template.read_text(encoding="utf-8"))
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
+    return hashlib.sha256(code.encode() + template.read_bytes()).hexdigest() if template.is_file() else code
 
 
 @functools.cache
@@ -125,20 +186,11 @@ def imported_modules(module: str, root: Path) -> frozenset[str]:
     """Package modules that a module imports, with their parents."""
     path = source_path(module, root)
     is_package = path is not None and path.name == "__init__.py"
-    here = module if is_package else module.rpartition(".")[0]
+    here = (module if is_package else module.rpartition(".")[0]).split(".")
     found = set[str]()
-    for node in iter_statements(parsed(module, root)[1]):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parts = here.split(".")
-            parents = parts[: len(parts) - node.level + 1] if node.level else []
-            base = ".".join([*parents, *([node.module] if node.module else [])])
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            found.update(module_and_parents(name, root))
+    for dots, name in reading(module, root).imports:
+        parents = here[: len(here) - dots + 1] if dots else []
+        found.update(module_and_parents(".".join([*parents, *([name] if name else [])]), root))
     return frozenset(found)
 
 
