@@ -320,7 +320,8 @@ def test_killed_at_25_random_moments_it_ends_with_the_same_manifest(tmp_path: Pa
     assert start().wait() == 0
     whole, took = output.read_bytes(), time.monotonic() - begin
     rng, killed = random.Random(1), 0
-    for _ in range(25):
+    # The first run may have taken longer than the others will: those that end before their kill do not count.
+    while killed < 25:
         output.unlink()
         output.with_suffix(".ledger").unlink()
         with start() as running:
@@ -334,4 +335,3 @@ def test_killed_at_25_random_moments_it_ends_with_the_same_manifest(tmp_path: Pa
         assert {p.name for p in read_manifest(output).store.iterdir()} == {
             "classes", "instances", *(f"objects.{kind}" for kind in KINDS)
         }  # fmt: skip
-    assert killed > 12
