@@ -71,9 +71,9 @@ def test_the_doctor_looks_at_what_trainings_are_made_of_and_at_all(config) -> No
 def test_cells_become_specs(config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", "/data")
     sheet = (
-        "sample\timage\tannotation\tsplit\tplane\tannotation_plane\tchannels\tpixel_size_um\n"
-        "a\t${PLACE}/x (1).tif\t${ABSENT:-/else}/y.tif\ttrain\t3\t\t2,0\t0.25\n"
-        "b\ti\tj\ttrain\t3\t1\t\t\n"
+        "sample\timage\tannotation\tsplit\tplane\tannotation_plane\tchannels\tpixel_size_um\tlevel\n"
+        "a\t${PLACE}/x (1).tif\t${ABSENT:-/else}/y.tif\ttrain\t3\t\t2,0\t0.25\t2\n"
+        "b\ti\tj\ttrain\t3\t1\t\t\t\n"
     )
     found = config(sheet, ingest={"pixel_size_um": 0.5})
     a, b = found.samples["a"], found.samples["b"]
@@ -82,6 +82,7 @@ def test_cells_become_specs(config, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (b.ingest.plane, b.ingest.channels, b.ingest.source_pixel_size_um) == (3, None, None)
     assert (a.ingest.pixel_size_um, b.ingest.pixel_size_um) == (0.5, 0.5), "to which all are resampled"
     assert (a.annotation_plane, b.annotation_plane) == (3, 1)
+    assert (a.ingest.level, b.ingest.level) == (2, 0)
 
 
 @pytest.mark.parametrize("change", ["bom", "crlf", "blank lines", "row order"])

@@ -57,7 +57,7 @@ SECTIONS: dict[str, type] = {
 STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": ImportSpec, "tune": TuneSpec}
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
-    "ingest": {"plane", "channels", "source_pixel_size_um"},
+    "ingest": {"plane", "level", "channels", "source_pixel_size_um"},
     "annotate": {"plane", "n_classes", "classes"},
     "doctor": {"channels", "classes", "splits"},
     "augment": {"output_px"},

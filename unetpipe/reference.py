@@ -49,7 +49,9 @@ COLUMN_HELP = {
     "plane": "z or t plane of a stack, counted from 0; empty for single images",
     "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
     "channels": "channels to keep, by number from 0 on (`0,2`) or by name (`DAPI,FITC`); empty: all",
-    "pixel_size_um": "pixel size of the image in um, whatever the file says; empty: what the file says",
+    "pixel_size_um": "pixel size of the image's finest level in um, whatever the file says; empty: what the file says",
+    "level": "level of the file's own pyramid that is read, 0 the finest; empty: 0. Annotations, regions and results "
+    "keep the coordinates of the finest level",
     "region": "areas of the image that are predicted, of any class, without those whose class begins with `ignore`: "
     "QuPath's GeoJSON or ImageJ's ROIs (`.roi`, `.zip`); elsewhere all is background for sure; empty: everywhere",
 }

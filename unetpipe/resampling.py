@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unetpipe.errors import GeometryError
 from unetpipe.geometry import Box
 
-__all__ = ["Resampling", "along_both"]
+__all__ = ["Resampling", "along_both", "factor_between"]
 
 _LARGEST_DENOMINATOR = 10**6
 _READ_SIDE = 1024
@@ -31,6 +31,31 @@ def along_both(factor: float | Sequence[float]) -> tuple[float, float]:
     ((2.0, 2.0), (2.0, 0.5))
     """
     y, x = (factor, factor) if isinstance(factor, int | float) else factor
+    return y, x
+
+
+def factor_between(shape: tuple[int, int], coarser: tuple[int, int]) -> tuple[float, float]:
+    """By how much an image was made smaller along y and x.
+
+    Parameters
+    ----------
+    shape, coarser : (int, int)
+        Height and width in px before and after.
+
+    Returns
+    -------
+    (float, float)
+        The whole number of times, where `Resampling` would make that many pixels of it; else the quotient of the sides.
+
+    Examples
+    --------
+    >>> factor_between((3967, 4443), (992, 1110))
+    (4.0, 4.002702702702702)
+    """
+    y, x = (
+        float(whole) if (2 * n + whole) // (2 * whole) == m else n / m
+        for n, m, whole in ((n, m, round(n / m)) for n, m in zip(shape, coarser, strict=True))
+    )
     return y, x
 
 

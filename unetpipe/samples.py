@@ -19,7 +19,7 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for 
 SPLITS = ("train", "val", "test", "predict")
 COLUMNS = (
     *("sample", "image", "annotation", "split", "fold", "plane", "annotation_plane", "channels", "pixel_size_um"),
-    "region",
+    *("level", "region"),
 )
 
 
@@ -152,6 +152,7 @@ def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
         ingest = dataclasses.replace(
             common,
             plane=index(cells["plane"], f"{where}: plane"),
+            level=index(cells["level"], f"{where}: level") or 0,
             channels=tuple(channel(c, f"{where}: channels") for c in channels.split(",")) if channels else None,
             source_pixel_size_um=decimal(size, f"{where}: pixel_size_um") if size else None,
         )

@@ -76,6 +76,7 @@ class IngestSpec(Checked):
     """Which pixels of a source become the sample's image, and how large they are."""
 
     plane: int | None = key(None, "z or t plane of a stack, counted from 0", at_least=0)
+    level: int = key(0, "level of the source's own pyramid that is read, 0 the finest", at_least=0)
     channels: tuple[int | str, ...] | None = key(
         None, "channels to keep, by number from 0 on or by name; all if empty", at_least=0
     )
@@ -83,7 +84,7 @@ class IngestSpec(Checked):
         False, "copy the finest level of an OME-Zarr source; else it is used where it lies, if its chunks allow it"
     )
     source_pixel_size_um: float | None = key(
-        None, "pixel size of the source; empty: what the file says, or unknown", unit="um", above=0
+        None, "pixel size of the source's finest level; empty: what the file says, or unknown", unit="um", above=0
     )
     pixel_size_um: float | None = key(
         None,

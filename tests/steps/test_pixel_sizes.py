@@ -13,7 +13,7 @@ import tifffile
 from unetpipe.errors import AnnotationError, ModelError, SourceError
 from unetpipe.geometry import Box
 from unetpipe.manifests import Manifest, read_manifest
-from unetpipe.resampling import Resampling
+from unetpipe.resampling import Resampling, along_both
 from unetpipe.slides import open_plane
 from unetpipe.specs import AnnotateSpec, IngestSpec, PredictSpec, SegmentSpec
 from unetpipe.steps.annotate import annotate
@@ -39,6 +39,18 @@ def ingested(folder: Path, source: Path, **spec: Any) -> Manifest:
     output = folder / "images" / "s.json"
     ingest(source, output=output, spec=IngestSpec(**spec), code="i@1")
     return read_manifest(output, stage="ingest")
+
+
+def write_pyramid(path: Path, pixels: np.ndarray, um: float) -> list[np.ndarray]:
+    """A TIFF of three levels, each with a value of its own added, sides cut; its levels."""
+    levels = [
+        pixels[: n // 2**k * 2**k : 2**k, : m // 2**k * 2**k : 2**k] + k for k in range(3) for n, m in [pixels.shape]
+    ]
+    keys: dict[str, Any] = {"resolution": (1e4 / um, 1e4 / um), "resolutionunit": 3, "tile": (64, 64)}
+    with tifffile.TiffWriter(path) as writer:
+        for k, level in enumerate(levels):
+            writer.write(level, subfiletype=1 if k else 0, metadata=None, **keys)
+    return levels
 
 
 def centres_um(group: Path, level: int) -> np.ndarray:
@@ -233,3 +245,55 @@ def test_training_samples_have_one_pixel_size(chain: Chain, tmp_path: Path) -> N
     inputs = [patches, image, chain["labels/b"]]
     with pytest.raises(ModelError, match=r"0\.25 um \(a\) and 0\.5 um \(b\); set ingest\.pixel_size_um"):
         train(inputs, output=tmp_path / "models" / "m.json", spec=TRAIN, code="t@1", threads=1)
+
+
+def test_a_level_of_the_source_keeps_the_coordinates_of_its_finest(tmp_path: Path) -> None:
+    levels = write_pyramid(tmp_path / "s.tif", np.zeros((402, 480), np.uint8), FOUND)
+    manifest = ingested(tmp_path, tmp_path / "s.tif", level=2, tissue="brightness", tissue_smallest_um2=0)
+    assert np.array_equal(open_plane(manifest.store / "0").read_whole()[0], levels[2])
+    # 402 = 4 * 100.5: a pixel stands for slightly more than 4.
+    assert manifest.facts["shape"] == [100, 120]
+    assert manifest.facts["source_shape"] == [402, 480]
+    assert manifest.facts["factor"] == pytest.approx([4.02, 4.0])
+    assert manifest.facts["pixel_size_um"] == pytest.approx(4 * FOUND)
+    square = [[40, 201], [80, 201], [80, 281.4], [40, 281.4], [40, 201]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}, "properties": {}}
+    (tmp_path / "s.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    spec, labels = AnnotateSpec(kind="mask"), tmp_path / "labels" / "s.json"
+    annotate(tmp_path / "s.geojson", manifest.path, output=labels, spec=spec, code="a@1")
+    classes = open_plane(read_manifest(labels).store / "classes" / "0").read_whole()
+    expected = np.zeros((100, 120), np.uint8)
+    expected[50:70, 10:20] = 1
+    np.testing.assert_array_equal(classes, expected)
+
+
+def test_the_sheet_gives_the_pixel_size_of_the_finest_level(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "s.tif", np.zeros((400, 480), np.uint8), FOUND)
+    manifest = ingested(tmp_path, tmp_path / "s.tif", level=1, source_pixel_size_um=0.3)
+    assert (manifest.facts["factor"], manifest.facts["pixel_size_um"]) == (2.0, 0.6)
+
+
+@pytest.mark.parametrize("side", range(400, 416))
+def test_a_level_may_be_resampled_further(tmp_path: Path, side: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 200, (side, 480), dtype=np.uint8)
+    level = write_pyramid(tmp_path / "s.tif", pixels, FOUND)[1]
+    manifest = ingested(tmp_path, tmp_path / "s.tif", level=1, pixel_size_um=0.75)
+    assert manifest.facts["source_shape"] == [side, 480]
+    frame = Resampling(shape=tuple(manifest.facts["source_shape"]), factor=manifest.facts["factor"])
+    expected = Resampling(shape=level.shape, factor=1.5)
+    # What is drawn in the finest level has the shape of what is seen, and lies within half a pixel of it.
+    assert frame.result == expected.result == tuple(manifest.facts["shape"])
+    assert along_both(manifest.facts["factor"]) == pytest.approx(
+        [side / level.shape[0] * 1.5, 3.0], abs=0.5 * 3 / expected.result[0]
+    )
+    block = expected.image_block(level[None], Box(start=(0, 0), stop=expected.result))
+    np.testing.assert_array_equal(open_plane(manifest.store / "0").read_whole(), block)
+
+
+def test_a_level_too_coarse_is_one_line(tmp_path: Path) -> None:
+    pixels = np.zeros((260, 260), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for step in (1, 130):
+            writer.write(pixels[::step, ::step], metadata=None)
+    with pytest.raises(SourceError, match="level 1: resampling by 130: expected pixels of 1/16 to 64 times"):
+        ingested(tmp_path, tmp_path / "s.tif", level=1)

@@ -22,7 +22,7 @@ from unetpipe.annotations.shapes import ClassNames, Shape, refused
 from unetpipe.errors import AnnotationError
 from unetpipe.polygons import Rings, area_of, ellipse, rectangles
 from unetpipe.sources.refusals import damage_reported
-from unetpipe.sources.tiffpages import scan_pages
+from unetpipe.sources.tiffchain import scan_pages
 
 __all__ = ["iter_imagej"]
 

@@ -20,6 +20,7 @@ from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     check_box,
     check_declared_size,
+    check_level,
     chosen_plane,
     damage_reported,
     refusal,
@@ -155,6 +156,8 @@ class ArraySource:
         A folder (see `stored_array`) or a .npy file. Axes that nothing names are taken by `likely_axes`.
     plane : int, optional
         Which one through all axes but channel, y and x, the last of them fastest; needed where there are several.
+    level : int
+        Which level of an OME-Zarr, 0 the finest.
 
     Raises
     ------
@@ -178,21 +181,29 @@ class ArraySource:
     Chunks that are not stored have the array's fill value, as the format has it: writers leave out what is empty.
     """
 
-    def __init__(self, path: Path, *, plane: int | None) -> None:
+    def __init__(self, path: Path, *, plane: int | None, level: int) -> None:
         self.path = path
         with damage_reported(path):
             self.folder: Path | None = None
             if path.is_dir():
-                found = stored_array(path)
+                found = stored_array(path, level)
                 self.folder = found.folder
                 self._array: Any = _open_zarr(path, found)
                 axes = found.axes or likely_axes(self._array.shape)
-                self.pixel_sides_um, names = found.pixel_sides_um, found.channel_names
+                self.pixel_sides_um, names, shapes = found.pixel_sides_um, found.channel_names, found.shapes
             else:
-                self._array, names = _NpyArray(path), ()
+                self._array, names, shapes = _NpyArray(path), (), ()
                 axes, self.pixel_sides_um = self._array.axes, None
             self._describe(axes, plane)
+            self._shapes = shapes or (tuple(self._array.shape),)
+            check_level(path, self.levels, level)
         self.channel_names = names if any(names) and len(names) == self.channels else ()
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Height and width of each level in px; see `unetpipe.sources.Source`."""
+        y, x = (self.axes.index(name) for name in "yx")
+        return [(shape[y], shape[x]) for shape in self._shapes]
 
     def _describe(self, axes: tuple[str, ...], plane: int | None) -> None:
         """Facts from shape and axes, held against what is read."""

@@ -35,7 +35,7 @@ _IMAGE_DTYPES = {
 
 
 class Source(Protocol):
-    """An open image file: one plane, upright, without alpha, read box by box.
+    """An open image file: one level of one plane, upright, without alpha, read box by box.
 
     It is a context manager; leaving it closes the file. It is not meant for several threads.
     """
@@ -43,18 +43,22 @@ class Source(Protocol):
     path: Path
     """The file."""
     shape: tuple[int, int]
-    """Height and width in px."""
+    """Height and width of the open level in px."""
     channels: int
     """Number of channels."""
     dtype: np.dtype[Any]
     """As stored, but uint8 (0 and 1) for bool and float32 for half floats."""
     pixel_sides_um: tuple[float, float] | None
-    """Height and width of a pixel in um, where the file declares some that can be believed."""
+    """Height and width of a pixel of the finest level in um, where the file declares some that can be believed."""
     channel_names: tuple[str, ...]
     """One name per channel, or none at all where the file does not name them."""
 
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Height and width in px of each level that the file has of this plane, finest first."""
+
     def read(self, box: Box) -> NDArray[Any]:
-        """Pixels of a box.
+        """Pixels of a box of the open level.
 
         Parameters
         ----------
@@ -84,7 +88,7 @@ class Source(Protocol):
         """Close the file."""
 
 
-def open_source(path: Path, *, plane: int | None = None, palette: Palette = "colours") -> Source:
+def open_source(path: Path, *, plane: int | None = None, level: int = 0, palette: Palette = "colours") -> Source:
     """Open an image file for reading; no pixel is decoded yet.
 
     Parameters
@@ -94,6 +98,8 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
         bytes; the folder of an OME-Zarr image or a Zarr array; with OpenSlide installed, a slide of `SLIDE_SUFFIXES`.
     plane : int, optional
         Which z or time plane, counted from 0 in the order of the file; needed where there are several.
+    level : int
+        Which level of the file's pyramid, 0 the finest.
     palette : {"colours", "indices"}
         Whether the pixels of a palette image are its colours, RGB, or its indices, one channel: annotations are
         often stored as indices. With "indices", grey PNGs of 1, 2 or 4 bits keep their values; else they fill 0 to 255.
@@ -101,13 +107,13 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     Returns
     -------
     Source
-        The finest level of the main image.
+        The main image.
 
     Raises
     ------
     SourceError
         If the file is missing, a directory, empty, unreadable, of another format, damaged or truncated, declares more
-        than it can hold, or holds several planes and none is named.
+        than it can hold, has no such level, or holds several planes and none is named.
 
     Notes
     -----
@@ -119,18 +125,18 @@ def open_source(path: Path, *, plane: int | None = None, palette: Palette = "col
     with damage_reported(path):
         header = b"" if path.is_dir() and is_zarr(path) else _header(path)
     if not header or header.startswith(b"\x93NUMPY"):
-        return ArraySource(path, plane=plane)
+        return ArraySource(path, plane=plane, level=level)
     if path.suffix.lower() in SLIDE_SUFFIXES:
-        return OpenSlideSource(path, plane=plane)
+        return OpenSlideSource(path, plane=plane, level=level)
     if header.startswith(_TIFF_MAGIC):
-        return TiffSource(path, plane=plane, palette=palette)
+        return TiffSource(path, plane=plane, level=level, palette=palette)
     if not header.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")):
         raise refusal(
             path,
             f"is of an unknown format (it starts with {header[:4].hex(' ')}); "
             "expected TIFF (also OME-TIFF, SVS, NDPI), PNG, JPEG, BMP, OME-Zarr or NPY",
         )
-    return RasterSource(path, plane=plane, palette=palette)
+    return RasterSource(path, plane=plane, level=level, palette=palette)
 
 
 def _header(path: Path) -> bytes:

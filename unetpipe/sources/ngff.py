@@ -1,4 +1,4 @@
-"""Zarr folders from elsewhere: which array holds the finest level of an OME-Zarr, and what its axes are.
+"""Zarr folders from elsewhere: which array holds a level of an OME-Zarr, and what its axes are.
 
 Only metadata are read here, as plain JSON, before any library sees the folder: codecs that run code when they decode
 (pickle), or paths that lead out of it, end in one line.
@@ -31,9 +31,11 @@ class StoredArray(NamedTuple):
     axes: tuple[str, ...]
     """Names of its axes in lower case, slowest first; empty where nothing names them."""
     pixel_sides_um: tuple[float, float] | None
-    """Height and width of a pixel in um, where they are declared."""
+    """Height and width of a pixel of the finest level in um, where they are declared."""
     channel_names: tuple[str, ...]
     """One name per channel, or none."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Shapes of the arrays of all levels, finest first; empty for an array that is no level."""
 
 
 def is_zarr(folder: Path) -> bool:
@@ -41,18 +43,20 @@ def is_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _MARKERS)
 
 
-def stored_array(path: Path) -> StoredArray:
-    """The array with the finest level of a Zarr folder.
+def stored_array(path: Path, level: int = 0) -> StoredArray:
+    """The array with a level of a Zarr folder.
 
     Parameters
     ----------
     path : Path
         An OME-Zarr 0.4 or 0.5 image or label image, a bioformats2raw folder of one image, or a plain array.
+    level : int
+        Which level, 0 the finest; the finest where it is not there.
 
     Returns
     -------
     StoredArray
-        The first dataset of the first multiscale, or the array itself.
+        That dataset of the first multiscale, or the array itself.
 
     Raises
     ------
@@ -79,10 +83,10 @@ def stored_array(path: Path) -> StoredArray:
         images = sorted(p.name for p in path.iterdir() if p.name.isdigit() and is_zarr(p))
         if images != ["0"]:
             raise refusal(path, f"holds {len(images)} images: name the folder of one of them, such as {path.name}/0")
-        return stored_array(path / "0")
+        return stored_array(path / "0", level)
     if "multiscales" not in ome:
         raise refusal(path, "is a Zarr group without an image (multiscales); name the folder of an image or array")
-    return _finest_level(path, ome)
+    return _level(path, ome, level)
 
 
 def _node(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -104,8 +108,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _finest_level(path: Path, ome: dict[str, Any]) -> StoredArray:
-    """The first dataset of an image, held against the others."""
+def _level(path: Path, ome: dict[str, Any], number: int) -> StoredArray:
+    """A dataset of an image, all of them held against the first."""
     multiscale = ome["multiscales"][0]
     axes, version = multiscale.get("axes"), ome.get("version") or multiscale.get("version")
     if version not in ("0.4", "0.5", None) or not isinstance(axes, list) or not all(isinstance(a, dict) for a in axes):
@@ -119,11 +123,13 @@ def _finest_level(path: Path, ome: dict[str, Any]) -> StoredArray:
         *(first.get("coordinateTransformations") or ()),
         *(multiscale.get("coordinateTransformations") or ()),
     ]
+    chosen = multiscale["datasets"][number if 0 <= number < len(shapes) else 0]
     return StoredArray(
-        path / first["path"],
+        path / chosen["path"],
         tuple(str(axis["name"]).lower() for axis in axes),
         _pixel_sides_um(axes, transforms),
         tuple(str(channel.get("label", "")) for channel in (ome.get("omero") or {}).get("channels") or ()),
+        tuple(shapes),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.sources.refusals import check_box, chosen_plane, damage_reported, refusal
+from unetpipe.sources.refusals import check_box, check_level, chosen_plane, damage_reported, refusal
 from unetpipe.sources.tiffpages import believed_sides
 
 __all__ = ["SLIDE_SUFFIXES", "OpenSlideSource"]
@@ -33,7 +33,7 @@ def _library(path: Path) -> Any:
 
 
 class OpenSlideSource:
-    """The finest level of a slide as a source of three channels.
+    """One level of a slide as a source of three channels.
 
     Parameters
     ----------
@@ -41,14 +41,20 @@ class OpenSlideSource:
         The slide's first file.
     plane : int, optional
         0, for there is one only.
+    level : int
+        Which level, 0 the finest.
 
     Raises
     ------
     SourceError
-        If OpenSlide is not installed or does not take the file.
+        If OpenSlide is not installed or does not take the file, or if the level is not there or not a whole number of
+        times smaller.
 
     Notes
     -----
+    OpenSlide takes positions as whole pixels of the finest level; where those of another level lie between them, it
+    interpolates, and pixels would depend on the box that they are read in.
+
     What the scanner left out is filled with the slide's background colour, white where it names none.
     """
 
@@ -56,17 +62,30 @@ class OpenSlideSource:
     channel_names: tuple[str, ...] = ()
     dtype: np.dtype[Any] = np.dtype(np.uint8)
 
-    def __init__(self, path: Path, *, plane: int | None) -> None:
+    def __init__(self, path: Path, *, plane: int | None, level: int) -> None:
         self.path = path
         chosen_plane(path, [], plane)
         self._library = _library(path)
         self._slide = self._asked(lambda: self._library.OpenSlide(path))
-        width, height = self._slide.dimensions
-        self.shape = (int(height), int(width))
+        check_level(path, self.levels, level)
+        self._level, self._step = level, round(self._slide.level_downsamples[level])
+        if self._slide.level_downsamples[level] != self._step:
+            raise refusal(
+                path,
+                f"has a level {level} that is {self._slide.level_downsamples[level]:.5g} times smaller; expected a "
+                "whole number, since OpenSlide interpolates others: choose a finer level in the sheet, and "
+                "ingest.pixel_size_um",
+            )
+        self.shape = self.levels[level]
         properties = self._slide.properties
         self._background = np.array([*bytes.fromhex(properties.get("openslide.background-color", "ffffff"))], np.uint8)
         across, down = (float(properties.get(f"openslide.mpp-{axis}", 0)) for axis in "xy")
         self.pixel_sides_um = believed_sides(down, across)
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Height and width of each level in px; see `unetpipe.sources.Source`."""
+        return [(int(height), int(width)) for width, height in self._slide.level_dimensions]
 
     def _asked(self, question: Any) -> Any:
         """The library's answer; its complaint as one line."""
@@ -81,10 +100,12 @@ class OpenSlideSource:
         check_box(box, self.shape)
         if self._slide is None:
             raise refusal(self.path, "is closed")
-        (y, x), (height, width) = box.start, box.shape
+        (y, x), (height, width), step = box.start, box.shape, self._step
         if not height * width:
             return np.empty((3, height, width), np.uint8)
-        rgba = self._asked(lambda: np.asarray(self._slide.read_region((x, y), 0, (width, height))))
+        rgba = self._asked(
+            lambda: np.asarray(self._slide.read_region((x * step, y * step), self._level, (width, height)))
+        )
         block = np.where(rgba[..., 3:] > 0, rgba[..., :3], self._background)
         return np.ascontiguousarray(block.transpose(2, 0, 1))
 

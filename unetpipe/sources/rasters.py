@@ -19,6 +19,7 @@ from unetpipe.sources.refusals import (
     Palette,
     check_box,
     check_declared_size,
+    check_level,
     chosen_plane,
     damage_reported,
     refusal,
@@ -134,6 +135,8 @@ class RasterSource:
         The file.
     plane : int, optional
         0, for there is one only.
+    level : int
+        0, likewise.
     palette : {"colours", "indices"}
         Whether the pixels of a palette image are their colours (3 channels; 1 for a BMP of greys) or their indices
         (1 channel).
@@ -154,7 +157,7 @@ class RasterSource:
     pixel_sides_um: tuple[float, float] | None = None
     channel_names: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, *, plane: int | None, palette: Palette) -> None:
+    def __init__(self, path: Path, *, plane: int | None, level: int, palette: Palette) -> None:
         self.path = path
         chosen_plane(path, [], plane)
         self._image: NDArray[Any] | None = None
@@ -176,6 +179,12 @@ class RasterSource:
         if nbytes > DECODE_LIMIT:
             raise refusal(path, f"declares {nbytes} bytes, limit {DECODE_LIMIT}; convert it to a tiled TIFF")
         check_declared_size(path, declared=nbytes, stored=len(self._data))
+        check_level(path, self.levels, level)
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """The image itself."""
+        return [self.shape]
 
     def _declare_png(self) -> int:
         """Facts from the header of a PNG; bytes of the decoded image."""

@@ -21,6 +21,7 @@ __all__ = [
     "Palette",
     "check_box",
     "check_declared_size",
+    "check_level",
     "chosen_plane",
     "damage_reported",
     "refusal",
@@ -151,6 +152,28 @@ def check_box(box: Box, shape: tuple[int, int]) -> None:
     """
     if box.clipped(shape) != box:
         raise GeometryError(f"box from {box.start} to {box.stop} reaches outside the image of {shape} px; clip it")
+
+
+def check_level(path: Path, levels: Sequence[tuple[int, int]], level: int) -> None:
+    """Refuse a level of a pyramid that is not there.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    levels : sequence of (int, int)
+        Height and width of each level in px, finest first.
+    level : int
+        Which one is asked for.
+
+    Raises
+    ------
+    SourceError
+        If there is none of this number; the message lists those there are.
+    """
+    if not 0 <= level < len(levels):
+        sizes = ", ".join(f"{i}: {height} x {width}" for i, (height, width) in enumerate(levels))
+        raise refusal(path, f"has no level {level}; expected one of {sizes} px: correct the column level of the sheet")
 
 
 def chosen_plane(path: Path, axes: Sequence[tuple[str, int]], plane: int | None) -> int:

@@ -1,4 +1,4 @@
-"""TIFF files as sources: one plane of the main image, decoded strip by strip or tile by tile.
+"""TIFF files as sources: one level of one plane of the main image, decoded strip by strip or tile by tile.
 
 A read decodes only the segments (strips or tiles) that meet its box, and keeps the last ones, so that
 reading a slide band after band decodes each segment about once in bounded memory.
@@ -8,6 +8,7 @@ import logging
 import math
 from collections import OrderedDict
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,13 @@ from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     Palette,
     check_box,
+    check_level,
     chosen_plane,
     damage_reported,
     refusal,
 )
-from unetpipe.sources.tiffpages import (
-    PageRef,
-    main_pages,
-    ome_channel_names,
-    page_planes,
-    scan_pages,
-    tiff_pixel_sides_um,
-)
+from unetpipe.sources.tiffchain import coarser_pages, is_coarser_copy, main_pages, scan_pages, scan_subpages
+from unetpipe.sources.tiffpages import ome_channel_names, page_planes, tiff_pixel_sides_um
 from unetpipe.sources.tiffsegments import PALETTE, YCBCR, page_segments
 
 __all__ = ["TiffSource"]
@@ -41,6 +37,7 @@ __all__ = ["TiffSource"]
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _CACHE_BYTES = 64 * 2**20
+_MOST_LEVELS = 64
 
 
 def _kept_samples(page: TiffPage) -> int:
@@ -62,6 +59,17 @@ def _colours(page: TiffPage) -> NDArray[np.uint8]:
     return (table >> 8 if table.max() > 255 else table).astype(np.uint8)
 
 
+def _flips(page: TiffPage) -> tuple[bool, bool, bool]:
+    """Whether the pixels of a page are stored upside down, mirrored and transposed."""
+    return FLIPS.get(page.tags.valueof(274, 1), (False, False, False))
+
+
+def _upright_shape(page: TiffPage) -> tuple[int, int]:
+    """Height and width of a page in px, its Orientation applied."""
+    length, width = page.shaped[2:4]
+    return (width, length) if _flips(page)[2] else (length, width)
+
+
 def _pixel_sides_um(page: TiffPage, description: str) -> tuple[float, float] | None:
     """Height and width of a stored pixel from the resolution tags of a page and the first page's description."""
     ratios = [page.tags.valueof(code) or (0, 1) for code in (282, 283)]
@@ -70,7 +78,7 @@ def _pixel_sides_um(page: TiffPage, description: str) -> tuple[float, float] | N
 
 
 class TiffSource:
-    """One plane of a TIFF as a source.
+    """One level of one plane of a TIFF as a source.
 
     Parameters
     ----------
@@ -78,23 +86,25 @@ class TiffSource:
         The file: strips or tiles, planar or not, classic or BigTIFF, either byte order; OME-TIFF, SVS and NDPI too.
     plane : int, optional
         Which z or time plane of the main image; needed where there are several.
+    level : int
+        Which level of its pyramid, 0 the finest: pages in SubIFDs, or smaller pages of the same proportions.
     palette : {"colours", "indices"}
         Whether the pixels of a palette image are its colours (3 channels) or its indices (1 channel).
 
     Raises
     ------
     SourceError
-        If the file is damaged, hostile, truncated or sparse, or holds what is not read, or has several planes and
-        none is named.
+        If the file is damaged, hostile, truncated or sparse, or holds what is not read, has no such level, or has
+        several planes and none is named.
 
     Notes
     -----
-    The main image is the largest one; its pyramid, label and macro images are not read. Alpha is dropped. Grey values
-    are as stored also where the file calls 0 white. Orientation (tag 274) is applied. Decoded segments are kept up to
+    The main image is the largest one; label, macro and thumbnail are not read. Alpha is dropped. Grey values are as
+    stored also where the file calls 0 white. Orientation (tag 274) is applied. Decoded segments are kept up to
     64 MiB, or up to those that meet one row of the image if that is more, at most 512 MiB. Not for several threads.
     """
 
-    def __init__(self, path: Path, *, plane: int | None, palette: Palette) -> None:
+    def __init__(self, path: Path, *, plane: int | None, level: int, palette: Palette) -> None:
         self.path = path
         self._cache: OrderedDict[tuple[int, ...], NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
@@ -109,7 +119,11 @@ class TiffSource:
                 description = self._page(0).description
                 samples, values = first.samplesperpixel, math.prod(first.shaped)
                 planes = page_planes(description, group, pages=len(entries), samples=samples, values=values)
-                self._describe(planes.channels[chosen_plane(path, planes.axes, plane)], palette)
+                self._refs = planes.channels[chosen_plane(path, planes.axes, plane)]
+                self._entries, self._group = entries, group
+                if level:
+                    check_level(path, self.levels, level)
+                self._describe(level, palette)
                 names = ome_channel_names(description)
                 self.channel_names = names if any(names) and len(names) == self.channels else ()
                 sides = _pixel_sides_um(first, description)
@@ -123,20 +137,59 @@ class TiffSource:
             raise TypeError(f"page {index} was not read as a page")
         return page
 
-    def _describe(self, refs: list[PageRef], palette: Palette) -> None:
-        """Segments and facts of the chosen plane."""
-        pages = [self._page(ref.page) for ref in refs]
+    def _page_at(self, offset: int) -> TiffPage:
+        """The page at a position in the file, all its tags read."""
+        self._file.filehandle.seek(offset)
+        return TiffPage(self._file, len(self._entries))
+
+    @cached_property
+    def _copies(self) -> list[list[TiffPage]]:
+        """[level - 1][channel]: pages of the plane's coarser copies, finest first."""
+        main = [self._page(ref.page) for ref in self._refs]
+        if any(ref.part or ref.page not in self._group for ref in self._refs):
+            return []
+        below = [tuple(page.subifds or ())[:_MOST_LEVELS] for page in main]
+        if not all(below):
+            chain = coarser_pages(self._entries, self._group)
+            at = [self._group.index(ref.page) for ref in self._refs]
+            return [[self._page(pages[i]) for i in at] for pages in chain]
+        found = []
+        for offsets in zip(*below, strict=False):
+            with self.path.open("rb") as stream:
+                entries = scan_subpages(stream, self.path, size=self._file.filehandle.size, offsets=offsets)
+            finest = (main[0].imagelength, main[0].imagewidth)
+            if all(is_coarser_copy((entry.length, entry.width), finest) for entry in entries):
+                found.append([self._page_at(offset) for offset in offsets])
+        return sorted(found, key=lambda pages: -pages[0].imagelength * pages[0].imagewidth)
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Height and width of each level in px; see `unetpipe.sources.Source`."""
+        with damage_reported(self.path):
+            pages = [self._page(self._refs[0].page), *(pages[0] for pages in self._copies)]
+            return [_upright_shape(page) for page in pages]
+
+    def _describe(self, level: int, palette: Palette) -> None:
+        """Segments and facts of the chosen level of the plane."""
+        main = [self._page(ref.page) for ref in self._refs]
+        pages = self._copies[level - 1] if level else main
         page = pages[0]
         if any(p.shaped != page.shaped or p.dtype != page.dtype for p in pages):
             raise refusal(self.path, "has channels of different size or type in one plane")
-        self._segments = [page_segments(self.path, self._file, p, ref.part) for p, ref in zip(pages, refs, strict=True)]
+        if (page.dtype, page.samplesperpixel, page.photometric == PALETTE) != (
+            main[0].dtype,
+            main[0].samplesperpixel,
+            main[0].photometric == PALETTE,
+        ):
+            raise refusal(self.path, f"has a level {level} of other values than its finest; choose another level")
+        parts = [ref.part for ref in self._refs]
+        self._segments = [page_segments(self.path, self._file, p, k) for p, k in zip(pages, parts, strict=True)]
         self._stored = np.dtype(page.dtype)
         self._samples = _kept_samples(page)
         self._lut = _colours(page) if page.photometric == PALETTE and palette == "colours" else None
         self._orientation = page.tags.valueof(274, 1)
-        self._flips = FLIPS.get(self._orientation, (False, False, False))
-        length, width = page.shaped[2:4]
-        self.shape = (width, length) if self._flips[2] else (length, width)
+        self._flips = _flips(page)
+        self.shape = _upright_shape(page)
         self.channels = (1 if self._lut is None else 3) * len(pages) * self._samples
         dtype = {"b1": np.uint8, "f2": np.float32}.get(self._stored.str[1:], self._stored)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if self._lut is not None else dtype)

@@ -1,56 +1,30 @@
-"""What a TIFF declares: its chain of pages, which of them make up which plane, channel names, the size of a pixel.
-
-The chain is walked here, before any library sees the file, because a cyclic or endless one, or tags that
-declare more bytes than the file has, must end in one line and not in a stalled process.
-"""
+"""What a TIFF declares of its pages: which of them make up which plane, channel names, the size of a pixel."""
 
 import json
 import math
 import re
-import struct
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from unetpipe.sources.refusals import refusal
+from unetpipe.sources.tiffchain import PAGE_LIMIT
 
 __all__ = [
-    "PageEntry",
     "PagePlanes",
     "PageRef",
     "believed_sides",
-    "main_pages",
     "ome_channel_names",
     "page_planes",
-    "scan_pages",
     "tiff_pixel_sides_um",
     "um_per_unit",
 ]
 
-_PAGE_LIMIT = 100_000
-_TAG_LIMIT = 4096
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_TYPE_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _UM_PER_UNIT = {"nm": 1e-3, "um": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0}
 _UM_PER_UNIT |= {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 _UM_PER_UNIT |= {"angstrom": 1e-4, "picometer": 1e-6}
 _XML_LIMIT = 16 * 2**20
-
-
-class PageEntry(NamedTuple):
-    """The tags of one page that tell which image it belongs to."""
-
-    width: int
-    """Columns in px, 0 if not declared."""
-    length: int
-    """Rows in px, 0 if not declared."""
-    samples: int
-    """Samples per pixel."""
-    kind: int
-    """NewSubfileType: bit 0 is set for a reduced image, bit 2 for a transparency mask."""
 
 
 class PageRef(NamedTuple):
@@ -69,109 +43,6 @@ class PagePlanes(NamedTuple):
     """Name and size of each axis but the channel, slowest first."""
     channels: list[list[PageRef]]
     """[plane][channel], the last axis fastest."""
-
-
-def _layout(header: bytes, ndpi: bool) -> tuple[str, struct.Struct, struct.Struct, struct.Struct, int]:
-    """Byte order, count, tag and offset structs of a TIFF, and the position of its first offset."""
-    order = "<" if header[:2] == b"II" else ">"
-    version = struct.unpack(order + "H", header[2:4])[0]
-    if version == 43:
-        return order, struct.Struct(order + "Q"), struct.Struct(order + "HHQ8s"), struct.Struct(order + "Q"), 8
-    # Hamamatsu's NDPI is a classic TIFF with 64-bit offsets.
-    wide = ndpi and order == "<"
-    offset = struct.Struct(order + ("Q" if wide else "I"))
-    return order, struct.Struct(order + "H"), struct.Struct(order + "HHI4s"), offset, 4
-
-
-def scan_pages(file: BinaryIO, path: Path, *, size: int) -> list[PageEntry]:
-    """Walk the chain of pages (IFDs) of a TIFF without reading the values that tags point to.
-
-    Parameters
-    ----------
-    file : BinaryIO
-        The open file.
-    path : Path
-        Its path, for messages; the extension `.ndpi` announces 64-bit offsets.
-    size : int
-        Bytes of the file.
-
-    Returns
-    -------
-    list of PageEntry
-        One per page, in the order of the chain.
-
-    Raises
-    ------
-    SourceError
-        If the chain is empty, cyclic, leaves the file, or has over 100,000 pages, or if tags declare more than
-        four times the bytes of the file.
-    """
-    order, count_at, tag_at, offset_at, position = _layout(file.read(4), path.suffix.lower() == ".ndpi")
-    file.seek(position)
-    offset = offset_at.unpack(file.read(offset_at.size))[0]
-    entries: list[PageEntry] = []
-    seen: set[int] = set()
-    tag_bytes = 0
-    while offset:
-        number = len(entries)
-        if offset in seen:
-            raise refusal(path, f"is damaged: page {number} of the chain points back to an earlier page")
-        if number == _PAGE_LIMIT:
-            raise refusal(path, f"has more than {_PAGE_LIMIT} pages")
-        if offset + count_at.size > size:
-            raise refusal(path, f"is truncated: page {number} starts at byte {offset}, the file has {size} bytes")
-        seen.add(offset)
-        file.seek(offset)
-        count = count_at.unpack(file.read(count_at.size))[0]
-        table = file.read(tag_at.size * count) if count <= _TAG_LIMIT else b""
-        link = file.read(offset_at.size)
-        if not 0 < count <= _TAG_LIMIT or len(table) < tag_at.size * count or len(link) < offset_at.size:
-            raise refusal(path, f"is damaged or truncated: page {number} at byte {offset} has {count} tags")
-        entry, nbytes = _page_entry(tag_at, order, table, size)
-        entries.append(entry)
-        tag_bytes += nbytes
-        if tag_bytes > 4 * size + 2**20:
-            raise refusal(path, f"is damaged: the tags of {number + 1} pages declare {tag_bytes} bytes of {size}")
-        offset = offset_at.unpack(link)[0]
-    if not entries:
-        raise refusal(path, "is a TIFF without pages; was its writer stopped before it had finished?")
-    return entries
-
-
-def _page_entry(tag_at: struct.Struct, order: str, table: bytes, size: int) -> tuple[PageEntry, int]:
-    """The entry of one tag table, and the bytes that its tags point to inside the file."""
-    found: dict[int, int] = {}
-    nbytes = 0
-    for code, kind, count, value in tag_at.iter_unpack(table):
-        extent = count * _TYPE_BYTES.get(kind, 0)
-        if len(value) < extent <= size:
-            nbytes += extent
-        if code in (254, 256, 257, 277) and count == 1 and kind in _TYPE_CODES:
-            found[code] = struct.unpack_from(order + _TYPE_CODES[kind], value + b"\0\0\0\0")[0]
-    return PageEntry(found.get(256, 0), found.get(257, 0), found.get(277, 1), found.get(254, 0)), nbytes
-
-
-def main_pages(entries: list[PageEntry]) -> list[int]:
-    """Pages of the main image: all that have the size and samples of the largest one that is not a reduced copy.
-
-    Parameters
-    ----------
-    entries : list of PageEntry
-        The chain.
-
-    Returns
-    -------
-    list of int
-        Indices into the chain, ascending. Among equally large images the first counts.
-
-    Examples
-    --------
-    >>> main_pages([PageEntry(40, 30, 3, 0), PageEntry(20, 15, 3, 1), PageEntry(40, 30, 3, 0)])
-    [0, 2]
-    """
-    whole = [i for i, entry in enumerate(entries) if not entry.kind & 5] or list(range(len(entries)))
-    first = entries[max(whole, key=lambda i: (entries[i].width * entries[i].length, -i))]
-    return [i for i in whole if entries[i][:3] == first[:3]]
 
 
 def page_planes(description: str, group: list[int], *, pages: int, samples: int, values: int) -> PagePlanes:
@@ -206,7 +77,7 @@ def page_planes(description: str, group: list[int], *, pages: int, samples: int,
         return _ome_planes(pixels, pages=pages, samples=samples)
     declared = _imagej_axes(description, samples) or _shaped_axes(description, values)
     total = math.prod(n for _, n in declared)
-    if total > len(group) > 1 or total > _PAGE_LIMIT:
+    if total > len(group) > 1 or total > PAGE_LIMIT:
         raise ValueError(f"its metadata declare {total} images, but it holds {len(group)}; is it truncated?")
     if total > len(group):
         refs = [PageRef(group[0], part) for part in range(total)]

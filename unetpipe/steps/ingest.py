@@ -1,7 +1,7 @@
 """ingest: a source image as an OME-Zarr pyramid with checked pixels and known intensities."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from unetpipe.intensity import percentile
 from unetpipe.manifests import Ledger, open_ledger
 from unetpipe.multiscales import write_multiscale
 from unetpipe.pyramids import level_shapes
-from unetpipe.resampling import Resampling, along_both
+from unetpipe.resampling import Resampling, along_both, factor_between
 from unetpipe.slides import Plane, create_plane, digest_of, open_plane
 from unetpipe.sources.arrays import ArraySource
 from unetpipe.sources.files import check_unchanged, source_stamp
@@ -49,19 +49,20 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     output : manifest
         Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X). ``pixel_size_um`` is their pixel size,
         ``nominal_um`` the one they stand for (`spec.pixel_size_um` where it is set, within 2 % of theirs), ``factor``
-        the side of their pixels in px of the source, of shape ``source_shape``, two along y and x where they
-        differ. With `spec.tissue`, the label image
+        the side of their pixels in px of the source's finest level, of shape ``source_shape``, two along y and x where
+        they differ. With `spec.tissue`, the label image
         ``tissue`` beside them is 1 where there is tissue, at the ``level`` of the fact ``tissue``.
 
     Notes
     -----
-    Resampled from the finest level of the source, by `Resampling.image_block`.
+    Resampled from the chosen level of the source, by `Resampling.image_block`.
     """
-    with open_source(image, plane=spec.plane) as source:
+    with open_source(image, plane=spec.plane, level=spec.level) as source:
         channels, stamp = kept_channels(source, spec), source_stamp(image)
         sides = source_pixel_sides(source, spec)
         check_needs(source, sides, spec)
         frame = resampling_of(source, sides, spec)
+        whole = frame_in_finest(source, frame, spec)
         pixel_size = spec.pixel_size_um if sides is None or not frame.is_none else sides[1]
         with open_ledger(output, stage="ingest", spec=spec, code=code, sources=[image]) as ledger:
             if ledger.complete:
@@ -74,7 +75,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 levels.append(create_plane(ledger.store / str(i), shape=shape, dtype=dtype))
             copy_pixels(source, channels, frame, levels, ledger)
             windows = intensity_windows(levels)
-            tissue = write_tissue(levels, pixel_size, frame, ledger, spec)
+            tissue = write_tissue(levels, pixel_size, whole, ledger, spec)
             names = [source.channel_names[i] for i in channels] if source.channel_names else []
             write_multiscale(
                 ledger.store,
@@ -82,15 +83,15 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 shapes=shapes,
                 pixel_size_um=pixel_size,
                 centred=True,
-                factor=frame.factor,
+                factor=whole.factor,
                 windows=windows,
                 names=names,
                 full=(0, np.iinfo(dtype).max) if dtype.kind == "u" else None,
             )
             facts = {
                 "shape": list(frame.result),
-                "source_shape": list(source.shape),
-                "factor": frame.factor,
+                "source_shape": list(whole.shape),
+                "factor": whole.factor,
                 "channels": len(channels),
                 "dtype": dtype.name,
                 "levels": len(levels),
@@ -124,18 +125,20 @@ def used_in_place(source: Source, channels: list[int], ledger: Ledger, spec: Ing
 
 
 def source_pixel_sides(source: Source, spec: IngestSpec) -> tuple[float, float] | None:
-    """Height and width of a pixel in um that the sheet or else the file declares; None where neither does."""
+    """Height and width of a pixel of the open level in um, by the sheet or else the file; None where neither tells."""
     given, declared = spec.source_pixel_size_um, source.pixel_sides_um
-    if given is None:
-        return declared
-    if declared and not all(agree(given, side) for side in declared):
+    if given is not None and declared and not all(agree(given, side) for side in declared):
         log.warning(
             "%s: the file says pixels of %s, the sample sheet %.4g um, which counts",
             source.path,
             shown(declared),
             given,
         )
-    return given, given
+    finest = declared if given is None else (given, given)
+    if finest is None or not spec.level:
+        return finest
+    down, across = factor_between(source.levels[0], source.shape)
+    return finest[0] * down, finest[1] * across
 
 
 def shown(sides: tuple[float, float]) -> str:
@@ -166,7 +169,7 @@ def check_needs(source: Source, sides: tuple[float, float] | None, spec: IngestS
 
 
 def resampling_of(source: Source, sides: tuple[float, float] | None, spec: IngestSpec) -> Resampling:
-    """From the source's pixels to those that are wanted."""
+    """From the pixels of the source's level to those that are wanted."""
     if sides is None or spec.pixel_size_um is None:
         return Resampling(shape=source.shape, factor=1.0)
     # Sides that agree are taken for one, so that what is square stays so to the last bit.
@@ -175,6 +178,28 @@ def resampling_of(source: Source, sides: tuple[float, float] | None, spec: Inges
         return Resampling(shape=source.shape, factor=along if len(along) > 1 else along[0])
     except GeometryError as error:
         raise SourceError(f"{source.path}: {error} ({shown(sides)}) or ingest.pixel_size_um") from None
+
+
+def frame_in_finest(source: Source, frame: Resampling, spec: IngestSpec) -> Resampling:
+    """From the pixels of the source's finest level, in which shapes are drawn, to those that are wanted."""
+    if not spec.level:
+        return frame
+    finest = source.levels[0]
+    shrunk = zip(factor_between(finest, source.shape), along_both(frame.factor), strict=True)
+    try:
+        whole = Resampling(shape=finest, factor=one_or_both(a * b for a, b in shrunk))
+        if whole.result == frame.result:
+            return whole
+        # The sides of the level were rounded, and those of the result are again.
+        return Resampling(shape=finest, factor=one_or_both(factor_between(finest, frame.result)))
+    except GeometryError as error:
+        raise SourceError(f"{source.path}: level {spec.level}: {error}") from None
+
+
+def one_or_both(factors: Iterable[float]) -> float | tuple[float, float]:
+    """Factors along y and x as one where they are the same."""
+    y, x = factors
+    return y if y == x else (y, x)
 
 
 def copy_pixels(source: Source, channels: list[int], frame: Resampling, levels: list[Plane], ledger: Ledger) -> None:
