@@ -1,7 +1,10 @@
 """Workers share calls; what is wrong with them is one line."""
 
 import os
+import signal
 import time
+from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -83,3 +86,31 @@ def test_a_call_of_which_workers_die_and_one_that_never_ends() -> None:
                 shared.each(time.sleep, [600], take=print)
         finally:
             asked.clear()
+
+
+@pytest.mark.slow
+def test_a_job_that_ends_early_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With an sbatch that starts what it is given, and a first job that is over before its call is."""
+    pytest.importorskip("dask_jobqueue")
+    dask = pytest.importorskip("dask")
+    submit = f'cp "$1" {tmp_path}/job.$$; setsid bash {tmp_path}/job.$$ >/dev/null 2>&1 & echo "Submitted batch job $!"'
+    for name, text in (("sbatch", f"{submit}; echo $! >>{tmp_path}/jobs"), ("scancel", "kill -- -$1")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(workers, "RENEW_S", 1.0)
+    monkeypatch.setattr(workers, "MISSED_S", 2.0)
+    found: list[None] = []
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
+        open_workers(ClusterSpec(slurm=1), **KEYS) as shared,
+    ):
+        shared.client.wait_for_workers(1, timeout=120)
+        (first,) = (tmp_path / "jobs").read_text().split()
+        Thread(target=lambda: (time.sleep(1), os.killpg(int(first), signal.SIGKILL))).start()
+        shared.each(time.sleep, [3, 0.1], take=found.append)
+    assert found == [None, None]
+    assert len((tmp_path / "jobs").read_text().split()) == 2
+    assert "there has been no worker for 2 s" in caplog.text

@@ -3,10 +3,11 @@
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, TypeVar
 
 from unetpipe.clusterspecs import ClusterSpec
@@ -23,6 +24,8 @@ R = TypeVar("R")
 POLL_S = 0.2
 # How long a scheduler may take to answer.
 ANSWER_S = 20
+# How often lost jobs are asked for again, and how long there may be no worker before that is told.
+RENEW_S, MISSED_S = 30.0, 120.0
 # Tasks that each worker has: one that it computes, and one that it finds when that is done.
 AHEAD = 2
 
@@ -36,8 +39,9 @@ class Workers:
         Their number, or how many there will be.
     """
 
-    def __init__(self, client: Any, count: int) -> None:
-        self.client, self.count = client, count
+    def __init__(self, client: Any, count: int, renew: Callable[[], None] = lambda: None) -> None:
+        self.client, self.count, self.renew = client, count, renew
+        self.renewed_at = self.seen_at = monotonic()
 
     def each(self, call: Callable[[T], R], items: Iterable[T], *, take: Callable[[R], None]) -> None:
         """Call a function with each of some items; what a worker that dies has not finished, others do.
@@ -72,9 +76,27 @@ class Workers:
                 future = waiting.get(timeout=POLL_S)
             except Empty:
                 stop_if_asked()
+                self.look_after()
                 continue
             running.discard(future)
             take(result_of(future))
+
+    def look_after(self) -> None:
+        """Ask for the jobs of workers that are lost again, and tell if there has been no worker for long."""
+        now = monotonic()
+        if now < self.renewed_at + RENEW_S:
+            return
+        self.renewed_at = now
+        self.renew()
+        with suppress(OSError, TimeoutError):
+            if self.client.nthreads():
+                self.seen_at = now
+        if now > self.seen_at + MISSED_S:
+            self.seen_at = now
+            log.warning(
+                "predict.cluster: there has been no worker for %d s; waiting. See squeue for the jobs, and their logs",
+                MISSED_S,
+            )
 
 
 def result_of(future: Any) -> Any:
@@ -140,7 +162,8 @@ def open_workers(spec: ClusterSpec, *, threads: int, memory_bytes: int) -> Itera
             count = len(client.nthreads())
             if not count:
                 log.warning("predict.cluster: the scheduler at %s has no workers; waiting for the first", place)
-        yield Workers(client, max(1, count))
+        # Jobs that end, be it by their time limit, are not replaced by dask itself.
+        yield Workers(client, max(1, count), (lambda: cluster.scale(count)) if spec.slurm else (lambda: None))
 
 
 def started(spec: ClusterSpec, threads: int, memory_bytes: int) -> Any:
