@@ -28,8 +28,8 @@ cluster: $(VENV)/.installed-dev
 	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster tests/cluster
 
 faults: $(VENV)/.installed-dev
-	$(ENTER) && UNETPIPE_FAULTS_TABLE=docs/faults.md OMP_NUM_THREADS=1 \
-		pytest -q -n auto -m 'faults or not faults' tests/faults
+	$(ENTER) && UNETPIPE_FAULTS_TABLE=docs/faults.md OMP_NUM_THREADS=1 pytest -q -m 'faults or not faults' \
+		-n $$(($$(nproc) + 1)) --dist worksteal tests/faults
 	cat docs/faults.md
 
 lint: style types

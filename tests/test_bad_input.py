@@ -103,7 +103,7 @@ INGEST: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "integers of 32 bits": (write(IMAGE.astype(np.uint32)), "{}", ("uint32",)),
     "channel": (write(IMAGE), '{"channels": [1]}', ("expected channels 0 to 0", "came 1")),
     "plane": (write(np.stack([IMAGE] * 3), photometric="minisblack"), "{}", ("3",)),
-    "unknown key": (write(IMAGE), '{"sigma": 1}', ("unknown key 'sigma'", "known: plane, channels")),
+    "unknown key": (write(IMAGE), '{"sigma": 1}', ("unknown key 'sigma'", "known: plane, level, channels")),
     "wrong type": (write(IMAGE), '{"plane": "first"}', ("--spec.plane", "expected a", "integer", "came 'first'")),
     "no JSON": (write(IMAGE), "plane: 1", ("ingest --spec", "JSON")),
 }

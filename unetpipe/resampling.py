@@ -49,8 +49,8 @@ def factor_between(shape: tuple[int, int], coarser: tuple[int, int]) -> tuple[fl
 
     Examples
     --------
-    >>> factor_between((3967, 4443), (992, 1110))
-    (4.0, 4.002702702702702)
+    >>> factor_between((4000, 1002), (1000, 250))
+    (4.0, 4.008)
     """
     y, x = (
         float(whole) if (2 * n + whole) // (2 * whole) == m else n / m

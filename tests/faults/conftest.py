@@ -31,6 +31,11 @@ def commands(finished: Project) -> dict[str, str]:
     return commands_of(finished)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A queue keeps its tests waiting: they come first, and others are done meanwhile."""
+    items.sort(key=lambda item: item.path != Path(__file__).with_name("test_slurm.py"))
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count the cases of each fault."""
     fault = dict(report.user_properties).get("fault")

@@ -33,7 +33,8 @@ def cluster() -> Iterator[PrivateSlurm]:
 def long(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The finished project, with a training that takes long enough to be disturbed."""
     project = finished.copy(tmp_path_factory.mktemp("long") / "project")
-    project.configure(train={"steps": 1500, "validate_every": 500, "checkpoint_s": 1.0})
+    # At the rate of the short training, the network would be dead long before the end.
+    project.configure(train={"steps": 600, "validate_every": 300, "checkpoint_s": 1.0, "learning_rate": 0.002})
     code, lines = run(project, commands(project)[RESULT])
     assert code == 0, lines
     return project
@@ -103,7 +104,7 @@ def test_node_failure(long: Project, cluster: PrivateSlurm, tmp_path: Path, numb
         for pid in [cluster.pid(f"slurmd.{node}"), *processes_of(job["JobId"])]:
             if not is_gone(pid):
                 os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: "DOWN" in cluster.call("sinfo", "-h", "-N", "-n", node, "-o", "%T").upper(), 180)
+        wait_for(lambda: "State=DOWN" in cluster.call("scontrol", "show", "node", node, "-o"), 180)
         cluster.start_node(node)
 
     jobs = disturbed(long, cluster, tmp_path, disturb)
