@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,16 +12,16 @@ import pytest
 import torch
 
 from unetpipe.devices import (
-    LEASES,
+    check_gpus,
     choose_device,
-    choose_devices,
-    lease_device,
+    lease_devices,
     set_tensorfloat32,
     total_bytes,
     usable_threads,
     used_bytes,
 )
 from unetpipe.errors import ConfigError
+from unetpipe.leases import HELD, take_lease
 
 CPU = torch.device("cpu")
 
@@ -31,50 +32,62 @@ def test_more_gpus_than_there_are_is_an_error_with_both_numbers(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     with pytest.raises(ConfigError, match=f"expected {gpus} GPUs on this machine, found {there}"):
-        choose_devices(gpus)
+        check_gpus(gpus)
+    with pytest.raises(ConfigError, match=f"expected {gpus} GPUs on this machine, found {there}"):
+        lease_devices(gpus)
 
 
-def test_one_or_none_is_no_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert list(choose_devices(0)) == list(choose_devices(1)) == [CPU] == [choose_device()]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert (list(choose_devices(0)), list(choose_devices(1))) == ([CPU], [torch.device("cuda")])
-    assert list(choose_devices(3)) == [torch.device("cuda", n) for n in range(3)]
-
-
-def test_jobs_lease_different_gpus_until_they_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two GPUs: another process has the first, which is free again when it is killed."""
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A machine with two GPUs of which nobody has leased one; the folder of leases."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=f"gpu{number}"))
-    folder = tmp_path / f"unetpipe-{os.getuid()}"
-    folder.mkdir()
-    code = (
-        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX)\n"
-        "print('held', flush=True); sys.stdin.read()"
-    )
-    words = [sys.executable, "-c", code, str(folder / "gpu0.lock")]
-    try:
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-            assert other.stdout is not None and other.stdout.readline() == "held\n"
-            lease_device.cache_clear()
-            assert lease_device() == lease_device() == torch.device("cuda", 1)
-            lease_device.cache_clear()
-            assert lease_device() == torch.device("cuda", 0) and "sharing the first" in caplog.text
-            other.kill()
-        lease_device.cache_clear()
-        assert lease_device() == torch.device("cuda", 0) and len(LEASES) == 2
-    finally:
-        lease_device.cache_clear()
-        while LEASES:
-            LEASES.pop().close()
+    held = len(HELD)
+    lease_devices.cache_clear()
+    yield tmp_path / f"unetpipe-{os.getuid()}"
+    lease_devices.cache_clear()
+    while len(HELD) > held:
+        HELD.pop().close()
+
+
+def test_one_or_none_is_no_demand(two_gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (list(lease_devices(0)), list(lease_devices(2))) == ([CPU], [torch.device("cuda", n) for n in range(2)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert lease_device() == CPU
-    lease_device.cache_clear()
+    lease_devices.cache_clear()
+    assert list(lease_devices(0)) == list(lease_devices(1)) == [CPU] == [choose_device()]
+
+
+def test_jobs_lease_different_gpus_until_they_end(two_gpus: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another process has the first GPU, which is free again when it is killed."""
+    code = (
+        "import pathlib, sys; from unetpipe.leases import take_lease\n"
+        "take_lease(pathlib.Path(sys.argv[1]), what='GPU'); print('held', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(two_gpus / "gpu0.lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert lease_devices(1) is lease_devices(1) and list(lease_devices(1)) == [torch.device("cuda", 1)]
+        lease_devices.cache_clear()
+        assert list(lease_devices(1)) == [torch.device("cuda", 0)] and "sharing them" in caplog.text
+        other.kill()
+    lease_devices.cache_clear()
+    assert list(lease_devices(1)) == [torch.device("cuda", 0)]
+
+
+def test_what_is_leased_is_refused_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lease"
+    code = (
+        "import pathlib, sys; from unetpipe.leases import take_lease\ntake_lease(pathlib.Path(sys.argv[1]), what='it')"
+    )
+    held = len(HELD)
+    take_lease(path, what="it")
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert f"it: in use by another run (process {os.getpid()} on " in ended.stderr
+    HELD.pop().close()
+    assert len(HELD) == held
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 0
 
 
 def test_tensorfloat32_is_said_for_products_and_convolutions() -> None:

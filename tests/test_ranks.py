@@ -11,9 +11,9 @@ import torch
 
 from unetpipe import ranks
 from unetpipe.checkpoints import read_weights
-from unetpipe.manifests import sha256_of_file
 from unetpipe.processes import together
 from unetpipe.ranks import add_up, any_of, count, from_first, is_first, is_own
+from unetpipe.sources.files import sha256_of_file
 from unetpipe.specs import TrainSpec, UnetSpec
 
 CPU = torch.device("cpu")

@@ -36,7 +36,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
-    **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
+    **dict.fromkeys(["ranks", "processes", "leases", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
     **dict.fromkeys(["manifests", "annotations", "features", "figures", "draws", "provenance"], 3),
     **dict.fromkeys(["shards", "reading", "writing", "multiscales"], 3),

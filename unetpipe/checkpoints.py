@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from unetpipe.errors import StoreError
-from unetpipe.manifests import sha256_of_file, write_file
+from unetpipe.manifests import write_file
+from unetpipe.sources.files import sha256_of_file
 from unetpipe.specs import canonical_json
 
 __all__ = [

@@ -7,6 +7,7 @@ import keyword
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -20,6 +21,10 @@ __all__ = ["main"]
 
 MAX_LINE = 300
 
+# A file that may not be read is refused by its stage, in one line, and not with words on the usage.
+argument = partial(typer.Argument, readable=False)
+option = partial(typer.Option, readable=False)
+
 app = typer.Typer(
     name="unetpipe",
     help="U-Net segmentation of microscopy, from a sample sheet to segmented slides and a report.\n\n"
@@ -31,15 +36,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Output = Annotated[Path, typer.Option(help="Manifest to write; the result's store lies beside it.")]
+Output = Annotated[Path, option(help="Manifest to write; the result's store lies beside it.")]
 Spec = Annotated[
-    str, typer.Option(help="The stage's settings as JSON, or @FILE that holds it; what is left out has its default.")
+    str, option(help="The stage's settings as JSON, or @FILE that holds it; what is left out has its default.")
 ]
-Code = Annotated[str, typer.Option(help="Fingerprint of the stage's code; computed if empty.")]
-Log = Annotated[Path | None, typer.Option(help="File for progress messages; stderr if none.")]
-Threads = Annotated[int, typer.Option(help="Processors to use at most.", min=1)]
+Code = Annotated[str, option(help="Fingerprint of the stage's code; computed if empty.")]
+Log = Annotated[Path | None, option(help="File for progress messages; stderr if none.")]
+Threads = Annotated[int, option(help="Processors to use at most.", min=1)]
 Manifests = Annotated[
-    list[Path], typer.Argument(help="Manifests of earlier stages, in any order; @FILE stands for the lines of a file.")
+    list[Path], argument(help="Manifests of earlier stages, in any order; @FILE stands for the lines of a file.")
 ]
 
 
@@ -129,15 +134,15 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[bool, option("--version", callback=show_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Options before the command."""
 
 
 @app.command()
 def simulate(
-    image: Annotated[Path, typer.Argument(help="TIFF file to write.")],
-    annotation: Annotated[Path | None, typer.Option(help="TIFF file for the exact instance labels.")] = None,
+    image: Annotated[Path, argument(help="TIFF file to write.")],
+    annotation: Annotated[Path | None, option(help="TIFF file for the exact instance labels.")] = None,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
@@ -153,7 +158,7 @@ def simulate(
 
 @app.command()
 def ingest(
-    image: Annotated[Path, typer.Argument(help="TIFF, PNG or JPEG file.")],
+    image: Annotated[Path, argument(help="TIFF, PNG or JPEG file.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
@@ -165,8 +170,8 @@ def ingest(
 
 @app.command()
 def annotate(
-    annotation: Annotated[Path, typer.Argument(help="Labels, mask, classes or colours; COCO, GeoJSON, ImageJ ROIs.")],
-    image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
+    annotation: Annotated[Path, argument(help="Labels, mask, classes or colours; COCO, GeoJSON, ImageJ ROIs.")],
+    image: Annotated[Path, argument(help="Manifest of the ingested image.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
@@ -180,7 +185,7 @@ def annotate(
 def doctor(
     inputs: Annotated[
         list[Path] | None,
-        typer.Argument(
+        argument(
             help="A configuration, by default config/config.yaml; or manifests of images and labels, or @FILE "
             "that lists them."
         ),
@@ -208,12 +213,12 @@ def doctor(
 
 @app.command()
 def sheet(
-    folder: Annotated[Path, typer.Argument(help="Folder with images and annotations in one of the usual layouts.")],
-    output: Annotated[Path, typer.Option(help="Sample sheet to write.")] = Path("config/samples.tsv"),
+    folder: Annotated[Path, argument(help="Folder with images and annotations in one of the usual layouts.")],
+    output: Annotated[Path, option(help="Sample sheet to write.")] = Path("config/samples.tsv"),
     split: Annotated[
-        str, typer.Option(help="Percent of train, val and test, where the names of folders do not tell.")
+        str, option(help="Percent of train, val and test, where the names of folders do not tell.")
     ] = "70,15,15",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sheet that is there.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a sheet that is there.")] = False,
 ) -> None:
     """Write the sample sheet of a folder, and say what was recognised."""
     from unetpipe.steps.sheet import sheet as step
@@ -224,7 +229,7 @@ def sheet(
 
 @app.command()
 def weigh(
-    labels: Annotated[Path, typer.Argument(help="Manifest of the annotated labels.")],
+    labels: Annotated[Path, argument(help="Manifest of the annotated labels.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
@@ -236,9 +241,9 @@ def weigh(
 
 @app.command()
 def augment(
-    image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
-    labels: Annotated[Path, typer.Argument(help="Manifest of its labels.")],
-    weights: Annotated[Path, typer.Argument(help="Manifest of its weights.")],
+    image: Annotated[Path, argument(help="Manifest of the ingested image.")],
+    labels: Annotated[Path, argument(help="Manifest of its labels.")],
+    weights: Annotated[Path, argument(help="Manifest of its weights.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
@@ -257,7 +262,7 @@ def train(
     log: Log = None,
     threads: Threads = 8,
     gpus: Annotated[
-        int, typer.Option(help="GPUs that share the patches of each step; 0: none, 1: one if there is one.", min=0)
+        int, option(help="GPUs that share the patches of each step; 0: none, 1: one if there is one.", min=0)
     ] = 1,
 ) -> None:
     """Train a network on patches; goes on where a killed run stopped."""
@@ -267,18 +272,18 @@ def train(
 
 @app.command()
 def predict(
-    image: Annotated[Path, typer.Argument(help="Manifest of the ingested image.")],
-    models: Annotated[list[Path], typer.Argument(help="Manifests of trained models; several are averaged.")],
+    image: Annotated[Path, argument(help="Manifest of the ingested image.")],
+    models: Annotated[list[Path], argument(help="Manifests of trained models; several are averaged.")],
     output: Output,
     region: Annotated[
-        Path | None, typer.Option(help="Areas that are predicted: QuPath's GeoJSON or ImageJ's ROIs; by default all.")
+        Path | None, option(help="Areas that are predicted: QuPath's GeoJSON or ImageJ's ROIs; by default all.")
     ] = None,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
     threads: Threads = 8,
-    gpus: Annotated[int, typer.Option(help="GPUs that share the tiles; below 2: one if there is one.", min=0)] = 1,
-    cluster: Annotated[str, typer.Option(help="Workers that share the tiles, as predict.cluster in JSON.")] = "{}",
+    gpus: Annotated[int, option(help="GPUs that share the tiles; below 2: one if there is one.", min=0)] = 1,
+    cluster: Annotated[str, option(help="Workers that share the tiles, as predict.cluster in JSON.")] = "{}",
 ) -> None:
     """Apply a network, or several, to an image or slide by seamless overlap-tile inference."""
     from unetpipe.clusterspecs import ClusterSpec
@@ -291,10 +296,8 @@ def predict(
 
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Argument(help="The configuration.")] = Path("config/config.yaml"),
-    images: Annotated[Path, typer.Option(help="Folder with the manifests of ingested images.")] = Path(
-        "results/images"
-    ),
+    config: Annotated[Path, argument(help="The configuration.")] = Path("config/config.yaml"),
+    images: Annotated[Path, option(help="Folder with the manifests of ingested images.")] = Path("results/images"),
 ) -> None:
     """Show the tiles that predict would take: memory, and arithmetic per pixel beside that of an infinite tile."""
     from unetpipe.steps.plan import plan as step
@@ -305,7 +308,7 @@ def plan(
 
 @app.command()
 def tune(
-    manifests: Annotated[list[Path], typer.Argument(help="Manifests of probabilities and labels of each sample.")],
+    manifests: Annotated[list[Path], argument(help="Manifests of probabilities and labels of each sample.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
@@ -317,10 +320,10 @@ def tune(
 
 @app.command()
 def segment(
-    probabilities: Annotated[Path, typer.Argument(help="Manifest of the predicted probabilities.")],
-    image: Annotated[Path, typer.Argument(help="Manifest of the image that they were predicted from.")],
+    probabilities: Annotated[Path, argument(help="Manifest of the predicted probabilities.")],
+    image: Annotated[Path, argument(help="Manifest of the image that they were predicted from.")],
     output: Output,
-    thresholds: Annotated[Path | None, typer.Argument(help="Manifest of tuned thresholds.")] = None,
+    thresholds: Annotated[Path | None, argument(help="Manifest of tuned thresholds.")] = None,
     spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
@@ -331,9 +334,9 @@ def segment(
 
 @app.command()
 def evaluate(
-    segmentation: Annotated[Path, typer.Argument(help="Manifest of the segmentation.")],
-    probabilities: Annotated[Path, typer.Argument(help="Manifest of the probabilities.")],
-    labels: Annotated[Path, typer.Argument(help="Manifest of the true labels.")],
+    segmentation: Annotated[Path, argument(help="Manifest of the segmentation.")],
+    probabilities: Annotated[Path, argument(help="Manifest of the probabilities.")],
+    labels: Annotated[Path, argument(help="Manifest of the true labels.")],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",
@@ -360,12 +363,12 @@ def report(
 def export(
     result: Annotated[
         Path,
-        typer.Argument(help="Manifest of a model; for ome-zarr, of labels; for ome-zarr-0.4, of images or labels."),
+        argument(help="Manifest of a model; for ome-zarr, of labels; for ome-zarr-0.4, of images or labels."),
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write to; made if there is none.")],
+    output: Annotated[Path, option(help="Folder to write to; made if there is none.")],
     form: Annotated[
         Literal["safetensors", "torch", "onnx", "ome-zarr", "ome-zarr-0.4"],
-        typer.Option(
+        option(
             "--format",
             help="Parameters, or a program that needs no unetpipe: torch.export (.pt2) or ONNX; "
             "ome-zarr: an image with its labels in one, as links; ome-zarr-0.4: images for older viewers.",
@@ -373,7 +376,7 @@ def export(
     ] = "safetensors",
     side: Annotated[
         int | None,
-        typer.Option(help="Side in px of the window that a program takes; by default the smallest with a 512 px core."),
+        option(help="Side in px of the window that a program takes; by default the smallest with a 512 px core."),
     ] = None,
     log: Log = None,
 ) -> None:
@@ -393,9 +396,9 @@ def export(
 def import_(
     weights: Annotated[
         Path,
-        typer.Argument(help="State dict of a padded U-Net with batch norm: .pt or .pth (tensors only), .safetensors."),
+        argument(help="State dict of a padded U-Net with batch norm: .pt or .pth (tensors only), .safetensors."),
     ],
-    output: Annotated[Path, typer.Option(help="Manifest to write: results/models/NAME.json.")],
+    output: Annotated[Path, option(help="Manifest to write: results/models/NAME.json.")],
     spec: Spec = "",
     code: Code = "",
     log: Log = None,
@@ -406,10 +409,10 @@ def import_(
 
 @app.command()
 def verify(
-    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    results: Annotated[Path, argument(help="Folder of results.")] = Path("results"),
     mend: Annotated[
         bool,
-        typer.Option("--mend", help="Take back damaged shards of probabilities and segmentations, to be made again."),
+        option("--mend", help="Take back damaged shards of probabilities and segmentations, to be made again."),
     ] = False,
     log: Log = None,
 ) -> None:
@@ -422,8 +425,8 @@ def verify(
 
 @app.command()
 def record(
-    config: Annotated[Path, typer.Argument(help="The whole configuration.")] = Path("config/config.yaml"),
-    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    config: Annotated[Path, argument(help="The whole configuration.")] = Path("config/config.yaml"),
+    results: Annotated[Path, option(help="Folder of results.")] = Path("results"),
 ) -> None:
     """Write results/run.json: versions, locks, host, commit, configuration; the workflow does so by itself."""
     from unetpipe.steps.record import record as step

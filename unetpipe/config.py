@@ -13,8 +13,9 @@ from typing import Any
 
 from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.documents import mapping, read_yaml, unknown
-from unetpipe.errors import ConfigError, GeometryError
+from unetpipe.errors import ConfigError, GeometryError, StoreError
 from unetpipe.geometry import NetGeometry
+from unetpipe.leases import take_lease
 from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json, without_cluster
 from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
@@ -37,7 +38,7 @@ from unetpipe.specs import (
     canonical_json,
 )
 
-__all__ = ["Config", "read_config", "workflow_config"]
+__all__ = ["Config", "hold_folder", "read_config", "workflow_config"]
 
 
 SECTIONS: dict[str, type] = {
@@ -259,6 +260,15 @@ def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Conf
         sys.stderr.write(f"unetpipe: {error}\n")
         sys.exit(2)
     return config
+
+
+def hold_folder() -> None:
+    """Take the project's folder for this run alone; ends the process with one line and exit code 2 if it is taken."""
+    try:
+        take_lease(Path(".snakemake/unetpipe/lease"), what=str(Path.cwd()))
+    except StoreError as error:
+        sys.stderr.write(f"unetpipe: {error}\n")
+        sys.exit(2)
 
 
 def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Config:

@@ -1,28 +1,32 @@
 """What computes: processors and GPUs."""
 
-import fcntl
 import logging
 import os
 import resource
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unetpipe.errors import ConfigError
+from unetpipe.errors import ConfigError, StoreError
+from unetpipe.leases import take_lease
 
 __all__ = [
     "DTYPES",
+    "check_gpus",
     "check_precision",
     "choose_device",
-    "choose_devices",
     "download",
-    "lease_device",
+    "lease_devices",
+    "mark",
+    "seconds_between",
     "set_tensorfloat32",
     "total_bytes",
     "upload",
@@ -34,9 +38,6 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Half precisions, for `torch.autocast`."""
-
-# Locked files, open until the process ends.
-LEASES: list[IO[str]] = []
 
 
 def usable_threads(wanted: int) -> int:
@@ -50,39 +51,13 @@ def choose_device() -> torch.device:
 
 
 @cache
-def lease_device() -> torch.device:
-    """A GPU that no other process of this user has leased, until this process ends; the CPU if there is no GPU.
-
-    Notes
-    -----
-    A workflow counts GPUs but names none, so its jobs agree by lock files in the folder for temporary files, named by
-    the GPUs' own numbers; only those that CUDA_VISIBLE_DEVICES shows count. Where all are leased, the first is shared,
-    with a warning.
-    """
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    folder = Path(tempfile.gettempdir()) / f"unetpipe-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    for number in range(torch.cuda.device_count()):
-        lock = (folder / f"{torch.cuda.get_device_properties(number).uuid}.lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-        else:
-            LEASES.append(lock)
-            return torch.device("cuda", number)
-    log.warning("all GPUs are in use by other jobs; sharing the first: run as many jobs at once as there are GPUs")
-    return torch.device("cuda", 0)
-
-
-def choose_devices(gpus: int) -> Sequence[torch.device]:
-    """The devices that share a training or a prediction, one process each.
+def lease_devices(gpus: int) -> Sequence[torch.device]:
+    """GPUs that no other process of this user has leased, until this process ends.
 
     Parameters
     ----------
     gpus : int
-        How many GPUs it may use; 0: none, 1: one if there is one.
+        How many it may use; 0: none, 1: one if there is one.
 
     Returns
     -------
@@ -94,22 +69,54 @@ def choose_devices(gpus: int) -> Sequence[torch.device]:
     ConfigError
         If more than one GPU is asked for and fewer are there.
 
+    Notes
+    -----
+    A workflow counts GPUs but names none, so its jobs agree by lock files in the folder for temporary files, named by
+    the GPUs' own numbers; only those that CUDA_VISIBLE_DEVICES shows count. Where too many are leased, the first of
+    them are shared, with a warning.
+
     Examples
     --------
-    >>> choose_devices(0)
+    >>> lease_devices(0)
     [device(type='cpu')]
     """
-    if gpus == 0:
+    check_gpus(gpus)
+    if gpus == 0 or not torch.cuda.is_available():
         return [torch.device("cpu")]
-    if gpus == 1:
-        return [choose_device()]
-    found = torch.cuda.device_count()
+    folder = Path(tempfile.gettempdir()) / f"unetpipe-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    leased: list[int] = []
+    there = range(torch.cuda.device_count())
+    for number in there:
+        if len(leased) < gpus:
+            with suppress(StoreError):
+                take_lease(folder / f"{torch.cuda.get_device_properties(number).uuid}.lock", what=f"GPU {number}")
+                leased.append(number)
+    if len(leased) < gpus:
+        log.warning("GPUs are in use by other jobs; sharing them: run as many jobs at once as there are GPUs")
+        leased += [number for number in there if number not in leased][: gpus - len(leased)]
+    return [torch.device("cuda", number) for number in leased]
+
+
+def check_gpus(gpus: int) -> None:
+    """Make sure that several GPUs are there.
+
+    Parameters
+    ----------
+    gpus : int
+        How many are asked for; one is no demand.
+
+    Raises
+    ------
+    ConfigError
+        If fewer are there.
+    """
+    found = torch.cuda.device_count() if gpus > 1 else gpus
     if found < gpus:
         raise ConfigError(
             f"--gpus: expected {gpus} GPUs on this machine, found {found}; "
             + (f"ask for at most {found}" if found else "leave it out, and the CPU is used")
         )
-    return [torch.device("cuda", number) for number in range(gpus)]
 
 
 def check_precision(precision: str, device: torch.device, *, stage: str) -> None:
@@ -135,7 +142,11 @@ def check_precision(precision: str, device: torch.device, *, stage: str) -> None
     """
     if device.type != "cuda" and precision in ("tensorfloat32", "float16"):
         raise ConfigError(f"{stage}.precision: {precision} needs a GPU, there is none here; use float32 or bfloat16")
-    if device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported():
+    if (
+        device.type == "cuda"
+        and precision == "bfloat16"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise ConfigError(f"{stage}.precision: this GPU has no bfloat16; use float16 or float32")
 
 
@@ -182,9 +193,10 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor
-    with torch.cuda.stream(torch.cuda.Stream(device)) as stream:  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
         there = tensor.pin_memory().to(device, non_blocking=True)
-        stream.synchronize()
+    stream.synchronize()
     # Its memory is not given away before the stream that computes is done with it.
     there.record_stream(torch.cuda.default_stream(device))
     return there
@@ -207,11 +219,36 @@ def download(tensor: Tensor) -> Callable[[], NDArray[Any]]:
         return tensor.numpy
     there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     there.copy_(tensor, non_blocking=True)
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
+    event = mark(tensor.device)
 
     def wait() -> NDArray[Any]:
         event.synchronize()
         return there.numpy()
 
     return wait
+
+
+def mark(device: torch.device) -> Any:
+    """The moment at which a device will have done all that it has been given so far; for `seconds_between`."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    # Threads have a device of their own that is current, the first one unless they have said otherwise.
+    with torch.cuda.device(device):
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+    return event
+
+
+def seconds_between(begun: Any, ended: Any) -> float:
+    """Seconds from one moment of a device to another one, which is waited for.
+
+    Examples
+    --------
+    >>> begun = mark(torch.device("cpu"))
+    >>> seconds_between(begun, mark(torch.device("cpu"))) >= 0
+    True
+    """
+    if isinstance(begun, float):
+        return float(ended - begun)
+    ended.synchronize()
+    return float(begun.elapsed_time(ended)) / 1000

@@ -88,14 +88,15 @@ def kept_by(call: Callable[[], Tensor], network: nn.Module) -> tuple[int, Tensor
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory is used up; the CPU's allocator says so in words only.
+    """Whether an error means that memory is used up; the CPU's allocator and CUDA's libraries say so in words only.
 
     Examples
     --------
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
     (True, False)
     """
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
 def out_of_memory(spec: TrainSpec, side: int, used: int, there: int) -> str:

@@ -5,7 +5,6 @@ by dask: while the network computes one, the next is read and the last is writte
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unetpipe.devices import download, upload
+from unetpipe.devices import download, mark, seconds_between, upload
 from unetpipe.errors import ModelError
 from unetpipe.footprint import is_out_of_memory
 from unetpipe.geometry import Box, NetGeometry, TileGrid
@@ -157,8 +156,27 @@ class Forward:
         """What is read of the image, which it may reach out of, to compute a core: one window per geometry."""
         return [grid.tile_of(core).window for grid in dict.fromkeys(grid for _, grid in self.members)]
 
-    def probabilities(self, core: Box, windows: Mapping[Box, Tensor]) -> Tensor:
-        """The (K, y, x) float32 probabilities of a core, of its (C, n, m) windows.
+    def uploaded(self, windows: Mapping[Box, NDArray[np.float32]]) -> dict[Box, Tensor]:
+        """Windows on the device.
+
+        Raises
+        ------
+        ModelError
+            If its memory does not suffice for them.
+        """
+        try:
+            return {window: upload(pixels, self.device) for window, pixels in windows.items()}
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            side = max(max(window.shape) for window in windows)
+            raise ModelError(
+                f"predict: out of memory with windows of {side} px; lower predict.memory_gb or predict.core_px, or run "
+                "fewer jobs at once"
+            ) from None
+
+    def finished(self, core: Box, windows: Mapping[Box, Tensor], finish: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function makes of the (K, y, x) float32 probabilities of a core, of its (C, n, m) windows.
 
         Raises
         ------
@@ -167,7 +185,7 @@ class Forward:
         """
         while True:
             try:
-                return self.in_parts(core, windows)
+                return finish(self.in_parts(core, windows))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -260,17 +278,17 @@ def predict_tiles(
             # Tasks begin in any order; cores in theirs, because neighbours share what is decoded.
             core = next(order)
             pixels = {window: read_window(read, shape, window) for window in forward.windows(core)}
-            windows = {window: upload(array, forward.device) for window, array in pixels.items()}
+            windows = forward.uploaded(pixels)
             held = handed(held, computing)
-            begun = time.perf_counter()
+            begun = mark(forward.device)
             with torch.inference_mode():
-                fetch = download(finish(forward.probabilities(core, windows)))
-            seconds = time.perf_counter() - begun
+                fetch = download(forward.finished(core, windows, finish))
+            ended = mark(forward.device)
             del windows, pixels
             held = handed(held, writing)
             if not failed.is_set():
                 write(core, fetch())
-                watch(core, seconds)
+                watch(core, seconds_between(begun, ended))
             is_done = True
         finally:
             # The others stop where they are, so that whoever waits for the end need not wait for them, too.

@@ -20,7 +20,7 @@ from typing import IO, Any
 from unetpipe import __version__
 from unetpipe.errors import AnnotationError, SourceError, StoreError
 from unetpipe.signals import stop_if_asked
-from unetpipe.sources.files import files_below, sha256_of_source
+from unetpipe.sources.files import files_below, sha256_of_file, sha256_of_source
 from unetpipe.specs import canonical_json
 
 __all__ = [
@@ -29,12 +29,11 @@ __all__ = [
     "Manifest",
     "open_ledger",
     "read_manifest",
-    "sha256_of_file",
     "store_path",
     "write_file",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 
 # The folder under results/ that each stage owns, and the suffix of its stores.
 FOLDERS = {
@@ -76,6 +75,8 @@ class Manifest:
         What later stages need to know: shape, pixel size, counts.
     objects : dict of str to int
         Every file of the store with its size in bytes.
+    digests : dict of str to str
+        SHA-256 of those files of the store that hold no chunks: tables, cards, pictures, metadata of arrays.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Manifest:
     content: str
     facts: dict[str, Any]
     objects: dict[str, int]
+    digests: dict[str, str]
 
     @property
     def name(self) -> str:
@@ -165,10 +167,9 @@ def first_fault(store: Path, objects: Mapping[str, int]) -> str | None:
     return None
 
 
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_chunk(name: str) -> bool:
+    """Whether a file of a store holds chunks of an array; their content has digests of its own, in the ledger."""
+    return "/c/" in f"/{name}"
 
 
 def sync_folder(folder: Path) -> None:
@@ -263,8 +264,10 @@ class Ledger:
         """Close the work: list the store, fix the content digest, and write the manifest last."""
         for debris in [p for p in self.store.rglob("*") if p.is_file() and p.name.endswith(".partial")]:
             debris.unlink()
-        objects = {name: file.stat().st_size for name, file in files_below(self.store).items()}
-        closing = {"facts": facts, "objects": objects}
+        files = files_below(self.store)
+        objects = {name: file.stat().st_size for name, file in files.items()}
+        digests = {name: sha256_of_file(file) for name, file in files.items() if not is_chunk(name)}
+        closing = {"facts": facts, "objects": objects, "digests": digests}
         self.write_line({"closing": closing})
         self.write_manifest(closing)
 

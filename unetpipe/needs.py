@@ -25,6 +25,8 @@ PLAIN_MB, TORCH_MB = 1000, 2000
 STEP_BYTES = 130
 # Bytes of 30 parameters, their gradients, momenta and averages: the network of 2015 has 30 w² 4^d of them.
 PARAMETER_BYTES = 720
+# Validation images are predicted in cores of 512 px; those of networks that cannot be tiled, as a whole.
+VALIDATION_MB = 500
 # Seconds on one slow core per pixel and squared channel of the first level, per patch and per predicted pixel.
 STEP_S, TILE_S = 2e-8, 1e-8
 
@@ -131,11 +133,11 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
 
     Notes
     -----
-    Slides are read and written in blocks, so that their size counts in time only; `augment`, `evaluate` and what is
-    validated on take an image as a whole, and so do formats that cannot be read in parts. The size in pixels is
-    estimated from that of the file. Networks count by the channels w of their first level and the side s of what they
-    see: a training step of a network of depth d keeps about 130 w s² + 720 w² 4^d bytes, its maps and its parameters;
-    what a tile takes is planned.
+    Slides are read and written in blocks, so that their size counts in time only; `augment` and `evaluate` take an
+    image as a whole, and so do networks that cannot be tiled what they are validated on, and formats that cannot be
+    read in parts. The size in pixels is estimated from that of the file. Networks count by the channels w of their
+    first level and the side s of what they see: a training step of a network of depth d keeps about
+    130 w s² + 720 w² 4^d bytes, its maps and its parameters; what a tile takes is planned.
     """
     image = source_mb(config, sample) if sample else 0.0
     minutes, mem = 10.0 + image / 100, float(PLAIN_MB)
@@ -154,6 +156,8 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
         return training_needs(config, model)
     elif stage == "import":
         mem = TORCH_MB
+    elif stage == "tune":
+        mem += 1000
     elif stage == "predict":
         members = [config.models[one].network for one in config.members(model)]
         forms = FORMS[sections["predict"].symmetries]
@@ -177,7 +181,7 @@ def training_needs(config: Config, model: str) -> Needs:
     assert isinstance(spec, TrainSpec), "imported networks are not trained"
     width = width_of(spec.network)
     validated = max((source_mb(config, name) for name in config.by_split["val"]), default=0.0)
-    mem = TORCH_MB + step_mb(spec, side) + 24 * validated
+    mem = TORCH_MB + step_mb(spec, side) + (VALIDATION_MB if spec.network.geometry.tileable else 24 * validated)
     minutes = 60 + spec.steps * spec.accumulate * STEP_S * width**2 * side**2 / 60
     return Needs(mem_mb=round(mem), runtime=min(LONGEST_MIN, round(minutes)))
 

@@ -20,7 +20,7 @@ from unetpipe.checkpoints import read_weights
 from unetpipe.devices import (
     DTYPES,
     check_precision,
-    lease_device,
+    lease_devices,
     set_tensorfloat32,
     usable_threads,
     used_bytes,
@@ -173,13 +173,31 @@ class Predictor:
             write_core(self.result, (core, shards[core]), quantised, inside=self.inside, take=take, draft=draft)
 
         predict_tiles(
-            self.forward, list(shards), read=self.reader(list(shards)), write=write, finish=quantised_once, watch=watch
+            self.forward,
+            list(shards),
+            read=shared_reader(self.pixels, self.forward, list(shards), self.limits),
+            write=write,
+            finish=quantised_once,
+            watch=watch,
         )
 
-    def reader(self, cores: Sequence[Box]) -> ReadBox:
-        """A function that gives normalised pixels, and decodes each chunk once."""
-        shared = SharedReader(self.pixels, source_boxes(self.forward, cores), most_bytes=CACHE_BYTES)
-        return lambda box: normalise(shared.read(box), self.limits)
+
+def shared_reader(plane: Plane, forward: Forward, cores: Sequence[Box], limits: list[tuple[float, float]]) -> ReadBox:
+    """A function that gives the normalised pixels of a plane, and decodes each chunk once.
+
+    Parameters
+    ----------
+    plane : Plane
+        The image.
+    forward : Forward
+        What is going to see it.
+    cores : sequence of Box
+        All that will be predicted, in this order.
+    limits : list of (float, float)
+        What becomes 0 and 1, as `intensity_range` gives it.
+    """
+    shared = SharedReader(plane, source_boxes(forward, cores), most_bytes=CACHE_BYTES)
+    return lambda box: normalise(shared.read(box), limits)
 
 
 def write_core(
@@ -265,10 +283,11 @@ def software(work: Work) -> str:
 def prepare(threads: int) -> torch.device:
     """Set what makes computing fast, and equal on equal machines."""
     torch.set_num_threads(usable_threads(threads))
-    device = lease_device()
+    (device,) = lease_devices(1)
     set_tensorfloat32(False)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        torch.backends.cudnn.deterministic = True
     else:
         keep_freed_memory()
         log.warning("predict: no GPU to use; using the CPU with %d threads", torch.get_num_threads())

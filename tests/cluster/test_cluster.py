@@ -105,7 +105,11 @@ def test_the_profile_has_one_place_for_what_is_yours() -> None:
     assert "slurm_account" in own and "slurm_partition" in own and "slurm_account" not in rest
     # With their marks of a comment gone, the lines of this place are what the plug-in takes.
     filled = yaml.safe_load(text.replace("# slurm_", "slurm_").replace("# gpu_model", "gpu_model"))
-    assert filled["default-resources"] == {"slurm_account": "my_account", "slurm_partition": "my_partition", "nodes": 1}
+    assert filled["default-resources"] == {
+        "slurm_account": "my_account",
+        "slurm_partition": "my_partition",
+        "runtime": 30,
+    }
     assert filled["set-resources"]["train"]["gpu_model"] == "a100"
 
 

@@ -1,12 +1,14 @@
 """What clusters do to jobs: a training that is ended in any way goes on, and ends with the same bytes."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from clusterprojects import PROFILE, QUICK, ClusterProject, cluster_in_tmp
 from private_slurm import PrivateSlurm, is_gone, missing, wait_for
@@ -40,14 +42,24 @@ def long(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     return project
 
 
-def disturbed(
-    long: Project, cluster: PrivateSlurm, folder: Path, disturb: Callable[[dict[str, str]], None], *arguments: str
-) -> list[dict[str, str]]:
-    """Train on the cluster, disturb the job behind its first checkpoint, and wait for the end; the training's jobs."""
+def asking(long: Project, cluster: PrivateSlurm, folder: Path, **resources: str) -> ClusterProject:
+    """A copy without its model, whose profile asks for something else for the training."""
     tree = ClusterProject(long.copy(folder / "project").folder, cluster)
     forget(tree, RESULT)
+    path = tree.folder / "workflow/profiles/slurm/config.yaml"
+    profile = yaml.safe_load(path.read_text())
+    profile["set-resources"]["train"] |= resources
+    path.write_text(yaml.safe_dump(profile))
+    return tree
+
+
+def disturbed(
+    long: Project, cluster: PrivateSlurm, folder: Path, disturb: Callable[[dict[str, str]], None], **resources: str
+) -> list[dict[str, str]]:
+    """Train on the cluster, disturb the job behind its first checkpoint, and wait for the end; the training's jobs."""
+    tree = asking(long, cluster, folder, **resources)
     before = set(cluster.jobs())
-    command = ("python", "-m", "snakemake", *PROFILE, *QUICK, *arguments, f"results/{RESULT}.json")
+    command = ("python", "-m", "snakemake", *PROFILE, *QUICK, f"results/{RESULT}.json")
     with (folder / "log").open("wb") as log:
         running = subprocess.Popen(command, cwd=tree.folder, env=tree.environment, stdout=log, stderr=log)
         wait_for(
@@ -74,14 +86,37 @@ def test_scancel(long: Project, cluster: PrivateSlurm, tmp_path: Path, number: i
 
 @pytest.mark.parametrize("number", range(3))
 def test_time_limit(long: Project, cluster: PrivateSlurm, tmp_path: Path, number: int) -> None:
-    """SLURM: the time limit of a training."""
+    """SLURM: the time limit of a training, which hears of it or is killed for it."""
 
     def disturb(job: dict[str, str]) -> None:
-        # What SLURM does two minutes before the end of the time.
-        cluster.call("scancel", "--signal=TERM", job["JobId"])
+        (pid,) = (pid for pid in processes_of(job["JobId"]) if b"\0unetpipe\0train\0" in command_of(pid))
+        # It takes as long as it needs to.
+        os.kill(pid, signal.SIGSTOP)
+        if number:
+            wait_for(lambda: cluster.jobs()[job["JobId"]]["JobState"] == "TIMEOUT", 300)
+        else:
+            wait_for(lambda: has_pending(pid, signal.SIGTERM), 300)
+            os.kill(pid, signal.SIGCONT)
 
-    jobs = disturbed(long, cluster, tmp_path, disturb)
-    assert sorted(job["JobState"] for job in jobs) == ["COMPLETED", "FAILED"]
+    # As the profile wants it, SLURM tells the job two minutes before the end of four; or else it tells nothing.
+    asked = {"runtime": "attempt", "slurm_extra": "'--signal=USR2@1'"} if number else {"runtime": "4 * attempt"}
+    jobs = disturbed(long, cluster, tmp_path, disturb, **asked)
+    assert sorted(job["JobState"] for job in jobs) == ["COMPLETED", "TIMEOUT" if number else "FAILED"]
+
+
+def command_of(pid: int) -> bytes:
+    """The words of a process's command, a zero behind each."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def has_pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process to go on."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s+(\w+)", status, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -116,9 +151,10 @@ def processes_of(job: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            environment, line = (path / "environ").read_bytes(), (path / "cmdline").read_bytes()
+            environment = (path / "environ").read_bytes()
         except OSError:
             continue
+        line = command_of(int(path.name))
         if f"SLURM_JOB_ID={job}\0".encode() in environment + b"\0" or line.startswith(f"slurmstepd: [{job}.".encode()):
             found.append(int(path.name))
     return found
@@ -127,12 +163,11 @@ def processes_of(job: str) -> list[int]:
 @pytest.mark.parametrize("number", range(3))
 def test_out_of_memory(long: Project, cluster: PrivateSlurm, tmp_path: Path, number: int) -> None:
     """SLURM: a training is killed for want of memory, and the next attempt asks for more."""
-    tree = ClusterProject(long.copy(tmp_path / "project").folder, cluster)
-    forget(tree, RESULT)
+    tree = asking(long, cluster, tmp_path, mem_mb="150 * attempt ** 3")
     before = set(cluster.jobs())
-    asked = "train:mem_mb=150 * attempt ** 3"
-    ended = tree.snakemake(*PROFILE, *QUICK, "--set-resources", asked, "--", f"results/{RESULT}.json")
+    ended = tree.snakemake(*PROFILE, *QUICK, f"results/{RESULT}.json")
     assert ended.returncode == 0, ended.stderr[-4000:]
     assert tree.manifests()[RESULT] == long.manifests()[RESULT]
-    memory = [job["MinMemoryNode"] for number, job in cluster.jobs().items() if number not in before]
-    assert memory[0] == "150M" and len(memory) > 1
+    jobs = [job for number, job in cluster.jobs().items() if number not in before]
+    assert [job["MinMemoryNode"] for job in jobs][:2] == ["150M", "1200M"]
+    assert [job["JobState"] == "COMPLETED" for job in jobs] == [False] * (len(jobs) - 1) + [True]

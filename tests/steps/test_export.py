@@ -17,11 +17,12 @@ from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, ModelError, StoreError
 from unetpipe.geometry import Box, NetGeometry, TileGrid, padded_geometry, unet_geometry
 from unetpipe.inference import predict_image
-from unetpipe.manifests import read_manifest, sha256_of_file
+from unetpipe.manifests import read_manifest
 from unetpipe.netspecs import PaddedUnetSpec, network_spec
 from unetpipe.networks import build_network
 from unetpipe.programs import ONNX_PACKAGES, load_onnx_program, load_torch_program
 from unetpipe.slides import open_plane
+from unetpipe.sources.files import sha256_of_file
 from unetpipe.sources.images import open_source
 from unetpipe.specs import ImportSpec
 from unetpipe.steps import export as step

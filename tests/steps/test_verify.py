@@ -109,3 +109,16 @@ def test_what_is_more_than_damaged_shards_is_not_mended(results: Results) -> Non
     with pytest.raises(StoreError, match="2 faults"):
         results.verify(mend=True)
     assert results.probabilities.exists() and results.image.exists()
+
+
+def test_every_other_file_is_read_too(results: Results) -> None:
+    names = ["objects.csv", "objects.parquet", "objects.geojson.gz", "classes/zarr.json", "classes/0/zarr.json"]
+    files = [results.segmentation.with_suffix(".zarr") / name for name in names]
+    for path in [*files, results.model.with_suffix("") / "card.json"]:
+        content = path.read_bytes()
+        # What has the same size is seen by its content alone.
+        path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+        with pytest.raises(StoreError, match="1 faults"):
+            results.verify()
+        path.write_bytes(content)
+    results.verify()

@@ -7,7 +7,15 @@ from pathlib import Path
 from unetpipe.sources.ngff import is_zarr
 from unetpipe.sources.refusals import refusal
 
-__all__ = ["SourceStamp", "check_unchanged", "files_below", "sha256_of_source", "source_files", "source_stamp"]
+__all__ = [
+    "SourceStamp",
+    "check_unchanged",
+    "files_below",
+    "sha256_of_file",
+    "sha256_of_source",
+    "source_files",
+    "source_stamp",
+]
 
 SourceStamp = dict[str, tuple[int, int]]
 """Size in bytes and time of the last change in ns of each file."""
@@ -40,7 +48,7 @@ def source_files(path: Path) -> dict[str, Path]:
             raise refusal(path, "is a directory; expected an image file, or the folder of a Zarr image")
         return files_below(path)
     if path.suffix.lower() in _STEM_FOLDER and path.with_suffix("").is_dir():
-        return {path.name: path} | dict(sorted(_files_below(path.with_suffix(""), path.parent, ()).items()))
+        return {path.name: path} | dict(sorted(_files_below(path.with_suffix(""), path.parent, {}).items()))
     if path.suffix.lower() in _BESIDE:
         return {file.name: file for file in sorted(path.parent.iterdir()) if file.is_file()}
     return {path.name: path}
@@ -57,20 +65,22 @@ def files_below(folder: Path) -> dict[str, Path]:
     Raises
     ------
     SourceError
-        If links lead in a circle.
+        If links lead in a circle, or twice to one folder: what is linked again and again has no end.
     """
-    return dict(sorted(_files_below(folder, folder, ()).items()))
+    return dict(sorted(_files_below(folder, folder, {}).items()))
 
 
-def _files_below(folder: Path, root: Path, above: tuple[str, ...]) -> dict[str, Path]:
-    """Files of a folder and those in it; `above` are the real paths that led here."""
-    real = os.path.realpath(folder)
-    if real in above:
-        raise refusal(root, f"has symbolic links that lead in a circle, from {folder.relative_to(root)}; remove them")
+def _files_below(folder: Path, root: Path, met: dict[str, Path]) -> dict[str, Path]:
+    """Files of a folder and those in it; `met` are the real paths of folders so far, and where they were met."""
+    real, place = os.path.realpath(folder), folder.relative_to(root)
+    if real in met:
+        circle = f"in a circle, from {place}" if folder.is_relative_to(root / met[real]) else f"twice to {place}"
+        raise refusal(root, f"has symbolic links that lead {circle}; remove them")
+    met[real] = place
     found: dict[str, Path] = {}
     for entry in folder.iterdir():
         if entry.is_dir():
-            found |= _files_below(entry, root, (*above, real))
+            found |= _files_below(entry, root, met)
         elif entry.is_file():
             found[entry.relative_to(root).as_posix()] = entry
     return found
@@ -90,14 +100,14 @@ def sha256_of_source(path: Path) -> str:
         SHA-256 in hexadecimal: of the file's bytes, or of the names and digests of several files.
     """
     files = source_files(path)
-    digests = {name: _sha256(file) for name, file in files.items()}
+    digests = {name: sha256_of_file(file) for name, file in files.items()}
     if list(files.values()) == [path]:
         return digests[path.name]
     return hashlib.sha256("".join(f"{digest} {name}\n" for name, digest in digests.items()).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

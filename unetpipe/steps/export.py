@@ -13,7 +13,7 @@ from unetpipe import __version__
 from unetpipe.checkpoints import read_metadata, read_weights, write_weights
 from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.geometry import NetGeometry
-from unetpipe.manifests import Manifest, read_manifest, sha256_of_file, write_file
+from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.multiscales import link_combined
 from unetpipe.netspecs import NetworkSpec, network_spec
 from unetpipe.networks import build_network
@@ -28,6 +28,7 @@ from unetpipe.programs import (
     random_images,
     torch_program,
 )
+from unetpipe.sources.files import sha256_of_file
 from unetpipe.specs import canonical_json
 
 __all__ = ["export", "export_combined", "export_pyramids"]

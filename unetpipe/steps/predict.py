@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unetpipe.clusterspecs import ClusterSpec
-from unetpipe.devices import check_precision, choose_device, choose_devices, usable_threads, used_bytes
+from unetpipe.devices import check_gpus, check_precision, choose_device, usable_threads, used_bytes
 from unetpipe.errors import ModelError
 from unetpipe.geometry import Box
 from unetpipe.manifests import Ledger, Manifest, key_of, open_ledger, read_manifest, write_file
@@ -176,7 +176,8 @@ def cluster_of(cluster: ClusterSpec | None, gpus: int) -> ClusterSpec:
     """The workers: those of a cluster, or without one a process for each of several GPUs."""
     if cluster is not None and not cluster.is_none:
         return cluster
-    return ClusterSpec(local=len(choose_devices(gpus))) if gpus > 1 else ClusterSpec()
+    check_gpus(gpus)
+    return ClusterSpec(local=gpus) if gpus > 1 else ClusterSpec()
 
 
 def parts(todo: Sequence[Core], workers: int) -> Iterator[Sequence[Core]]:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,18 @@ from unetpipe.checkpoints import (
     write_checkpoint,
     write_weights,
 )
-from unetpipe.devices import choose_devices, total_bytes, usable_threads, used_bytes
+from unetpipe.devices import lease_devices, total_bytes, usable_threads, used_bytes
 from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.footprint import is_out_of_memory, out_of_memory
-from unetpipe.inference import predict_image
-from unetpipe.intensity import intensity_range, normalise
+from unetpipe.geometry import TileGrid
+from unetpipe.inference import Forward, predict_tiles
+from unetpipe.intensity import intensity_range
 from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
 from unetpipe.metrics.pixels import dice, iou, pixel_error
 from unetpipe.metrics.scores import macro_mean
 from unetpipe.metrics.tables import confusion
 from unetpipe.networks import build_network
+from unetpipe.predictor import shared_reader
 from unetpipe.processes import together
 from unetpipe.progress import EventFiles, Progress
 from unetpipe.ranks import is_first
@@ -131,7 +133,7 @@ def train(
         sizes = {m.sample: m.facts["nominal_um"] for m in manifests if m.stage in ("augment", "ingest")}
         if common_pixel_size(sizes) and None in sizes.values():
             log.warning("train: pixel size not known of every sample; taken for that of the others")
-        devices = devices or choose_devices(gpus)
+        devices = devices or lease_devices(gpus)
         check_share(spec, len(devices))
         share = max(1, threads // len(devices))
         # A GPU computes while its process reads; a processor does both itself.
@@ -225,7 +227,9 @@ def prepare(device: torch.device, threads: int) -> None:
     # Filling fresh memory guards code that reads it unwritten; here it would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(usable_threads(threads))
-    if device.type == "cpu":
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
         log.warning("train: no GPU to use; using the CPU with %d threads", torch.get_num_threads())
 
 
@@ -246,19 +250,44 @@ def validation(
     def validate(network: nn.Module) -> dict[str, float]:
         progress.clear()
         table = np.zeros((spec.network.classes,) * 2, dtype=np.int64)
-        loss, pixels = 0.0, 0
-        for truth in truths:
-            image, classes = validation_pair(images[truth.sample], truth, intensity)
-            side = validation_core(spec, image.shape[1:])
-            probabilities = predict_image(network, image, spec.network.geometry, core_side=side, device=device)
+        losses, pixels = list[float](), 0
+
+        def score(classes: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
+            nonlocal table, pixels
             table += confusion(classes, probabilities.argmax(axis=0).astype(np.uint8), spec.network.classes)
             valid = classes != 255
             chosen = np.take_along_axis(probabilities, np.where(valid, classes, 0)[None].astype(np.int64), axis=0)[0]
-            loss -= float(np.log(np.maximum(chosen[valid], 1e-7), dtype=np.float64).sum())
+            losses.append(-float(np.log(np.maximum(chosen[valid], 1e-7), dtype=np.float64).sum()))
             pixels += int(valid.sum())
-        return {"validation_loss": loss / max(pixels, 1), **scores(table)}
+
+        for truth in truths:
+            look_at(network, images[truth.sample], truth, spec, intensity, device, score)
+        return {"validation_loss": sum(losses) / max(pixels, 1), **scores(table)}
 
     return validate
+
+
+def look_at(
+    network: nn.Module,
+    image: Manifest,
+    truth: Manifest,
+    spec: TrainSpec,
+    intensity: Any,
+    device: torch.device,
+    score: Callable[[NDArray[np.uint8], NDArray[np.float32]], None],
+) -> None:
+    """Hand the classes and the probabilities of a validation image on, core by core, in raster order."""
+    plane, classes = open_plane(image.store / "0"), open_plane(truth.store / "classes" / "0")
+    side = validation_core(spec, plane.shape)
+    grid = TileGrid(shape=plane.shape, core_side=side, geometry=spec.network.geometry)
+    forward, cores = Forward(members=[(network, grid)], device=device), [tile.core for tile in grid]
+    limits = intensity_range(intensity, plane.dtype, image.facts["percentiles"])
+    predict_tiles(
+        forward,
+        cores,
+        read=shared_reader(plane, forward, cores, limits),
+        write=lambda core, probabilities: score(classes.read(core), probabilities),
+    )
 
 
 def validation_core(spec: TrainSpec, shape: tuple[int, ...]) -> int:
@@ -274,13 +303,6 @@ def scores(table: NDArray[np.int64]) -> dict[str, float]:
     return {name: score.value if score.defined else 0.0 for name, score in found.items()} | {
         "pixel_error": error.value if error.defined else 1.0
     }
-
-
-def validation_pair(image: Manifest, truth: Manifest, intensity: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Normalised image (C, Y, X) and classes (Y, X) of a validation sample."""
-    plane = open_plane(image.store / "0")
-    limits = intensity_range(intensity, plane.dtype, image.facts["percentiles"])
-    return normalise(plane.read_whole(), limits), open_plane(truth.store / "classes" / "0").read_whole()
 
 
 def save(state: TrainingState, job: Job, events: EventFiles) -> None:

@@ -1,6 +1,5 @@
 """verify: every store against its manifest, and the chain of digests from the report back to the sources."""
 
-import hashlib
 import json
 import logging
 import sys
@@ -12,14 +11,18 @@ import numpy as np
 
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
-from unetpipe.manifests import Manifest, first_fault, read_manifest, sha256_of_file
+from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.patches import open_patches
 from unetpipe.provenance import MENDED, chain_faults, forget_units, ledger_faults, read_all, read_units
 from unetpipe.slides import Plane, digest_of, open_plane, shard_boxes
+from unetpipe.sources.files import sha256_of_file
 
 __all__ = ["verify"]
 
 log = logging.getLogger(__name__)
+
+# Units that are files.
+FILES = {"weights": "weights.safetensors", "index.html": "index.html"}
 
 
 def verify(results: Path, *, tell: Callable[[str], None], mend: bool = False) -> None:
@@ -46,8 +49,8 @@ def verify(results: Path, *, tell: Callable[[str], None], mend: bool = False) ->
     Notes
     -----
     Every shard, patch and file of parameters is decoded and held against the digest that was taken when it was written,
-    one at a time, so that memory does not grow with the results. Small files beside them (tables, cards, pictures) are
-    held against their sizes. Sources are read as far as ``run.json`` tells where they lie.
+    one at a time, so that memory does not grow with the results. The other files of a store (tables, cards, pictures,
+    metadata) are held against their own digests. Sources are read as far as ``run.json`` tells where they lie.
     """
     manifests, unusable = read_all(results)
     if not manifests and not unusable:
@@ -100,13 +103,14 @@ def is_mended(
         manifest = read_manifest(path, whole=False)
         key, units = read_units(manifest)
         damaged = {unit for unit, _ in store_faults(manifest, units)}
-        others = [*chain_faults(manifest, manifests, sources, root), *ledger_faults(manifest, key, units)]
+        others = [
+            *chain_faults(manifest, manifests, sources, root),
+            *ledger_faults(manifest, key, units),
+            *file_faults(manifest),
+        ]
     except StoreError:
         return False
-    small = {name: size for name, size in manifest.objects.items() if "/c/" not in name}
     if manifest.stage not in MENDED or not all("/" in unit for unit in damaged) or others:
-        return False
-    if first_fault(manifest.store, small):
         return False
     forget_units(manifest, damaged)
     return True
@@ -141,6 +145,7 @@ def faults_of(
         key, units = read_units(manifest)
         yield from ledger_faults(manifest, key, units)
         yield from (fault for _, fault in store_faults(manifest, units))
+        yield from file_faults(manifest)
     except StoreError as error:
         yield str(error)
 
@@ -162,9 +167,20 @@ def store_faults(manifest: Manifest, units: Mapping[str, Mapping[str, Any]]) -> 
                 yield unit, str(error)
                 continue
         else:
-            found = digest_of_file(manifest, unit, record["digest"])
+            # The file itself is read with the others of the store.
+            found = manifest.digests.get(FILES[unit], "none") if unit in FILES else record["digest"]
         if found != record["digest"]:
             yield unit, f"{manifest.store.name}: {unit} is not what was written"
+
+
+def file_faults(manifest: Manifest) -> Iterator[str]:
+    """Which files of a store, beside its chunks, are not what was written, in words."""
+    for name, digest in manifest.digests.items():
+        try:
+            if sha256_of_file(manifest.store / name) != digest:
+                yield f"{manifest.store.name}: {name} is not what was written"
+        except OSError as error:
+            yield f"{manifest.store.name}: {name} cannot be read ({error.strerror})"
 
 
 def digest_of_block(manifest: Manifest, numbers: range) -> str:
@@ -183,17 +199,3 @@ def boxes_of(plane: Plane, folder: str) -> Iterator[tuple[str, Box]]:
     """Units of an array and their boxes; those of a source that is used in place are as long as our own shards."""
     side = plane.shard_side if plane.array.shards is not None else None
     return shard_boxes(folder, plane.shape, side)
-
-
-def digest_of_file(manifest: Manifest, unit: str, recorded: str) -> str:
-    """Digest of a unit that is no array; the recorded one where there is nothing to take it of."""
-    if unit == "weights":
-        return sha256_of_file(manifest.store / "weights.safetensors")
-    if unit == "index.html":
-        return sha256_of_file(manifest.store / unit)
-    if unit == "tables":
-        return digest_of(np.array(manifest.facts["confusion"], dtype=np.int64))
-    if manifest.stage == "doctor":
-        table = hashlib.sha256((manifest.store / "table.tsv").read_bytes()).hexdigest()
-        return recorded if table == manifest.facts["table"] else table
-    return recorded

@@ -46,6 +46,7 @@ if CONFIG.sections["segment"].tune:
         conda:
             "../../environment.yml"
         resources:
+            **REQUESTS("tune"),
             tmpdir=TMPDIR,
         params:
             spec=CONFIG.spec("tune"),

@@ -1,0 +1,58 @@
+"""Leases: what one process may use alone, until it ends in whatever way."""
+
+import fcntl
+import os
+import platform
+import time
+from pathlib import Path
+from typing import IO
+
+from unetpipe.errors import StoreError
+
+__all__ = ["take_lease"]
+
+# Locked files, open until the process ends.
+HELD: list[IO[str]] = []
+
+
+def take_lease(path: Path, *, what: str) -> None:
+    """Take something for this process alone.
+
+    Parameters
+    ----------
+    path : Path
+        A file that stands for it; who holds the lease writes machine, process and time into it.
+    what : str
+        What it is, for the message.
+
+    Raises
+    ------
+    StoreError
+        If another process holds it.
+
+    Notes
+    -----
+    The lease is a lock (`flock`) of the operating system: it ends with its process, be that killed, and nothing has to
+    be unlocked.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     take_lease(Path(folder) / "lease", what="this folder")
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            holder = file.readline().strip()
+        raise StoreError(
+            f"{what}: in use by another run ({holder}); wait for it to end, or stop it, and give the same command again"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    file.flush()
+    HELD.append(file)
