@@ -79,7 +79,7 @@ lock:
 	.ci/lock $(UPGRADE)
 
 sbom: $(VENV)/.installed
-	for lock in cpu cuda; do $(VENV)/bin/python .ci/sbom.py requirements-$$lock.lock >sbom-$$lock.json; done
+	for lock in cpu cuda slurm dev; do $(VENV)/bin/python .ci/sbom.py requirements-$$lock.lock >sbom-$$lock.json; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

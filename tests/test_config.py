@@ -254,7 +254,13 @@ def test_presets_are_whole_and_every_key_says_where_it_comes_from(path: Path, co
     spec = config(models={"m": {"preset": path.stem}, "u": {}}, augment={"input_px": 572}).models["m"].spec
     keys = read_yaml(path)
     assert spec.loss == keys["loss"] and spec.network.family == keys["network"]["family"]
-    assert path.read_text().startswith("# ")
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    # Every key but `network`, whose own keys stand below it, has a line, with a comment behind it or right above it.
+    rows = [(match[1], row) for row, line in enumerate(lines) if (match := re.match(r" *(\w+): *[^ #]", line))]
+    assert [name for name, _ in rows] == [*keys["network"], *list(keys)[1:]]
+    said = [re.search(r"\S  # [\w[]", lines[row]) or re.match(r" *# [\w[]", lines[row - 1]) for _, row in rows]
+    assert [name for (name, _), words in zip(rows, said, strict=True) if not words] == []
 
 
 def test_every_family_can_be_configured(config) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,8 @@ from typing import Any
 
 from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.documents import mapping, read_yaml, unknown
-from unetpipe.errors import ConfigError, GeometryError, StoreError
+from unetpipe.errors import ConfigError, GeometryError, in_one_line
 from unetpipe.geometry import NetGeometry
-from unetpipe.leases import take_lease
 from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json, without_cluster
 from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
@@ -38,7 +36,7 @@ from unetpipe.specs import (
     canonical_json,
 )
 
-__all__ = ["Config", "hold_folder", "read_config", "workflow_config"]
+__all__ = ["Config", "check_file", "read_config", "workflow_config"]
 
 
 SECTIONS: dict[str, type] = {
@@ -250,25 +248,19 @@ def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Conf
 
     Source files that do not exist, and that are not simulated, are mistakes of the sample sheet.
     """
-    try:
+    with in_one_line():
         config = read_config(document, name)
         for sample in config.samples.values():
             for column, path in sample.sources.items():
                 if not config.is_simulated(path) and not Path(path).exists():
                     raise ConfigError(f"{config.sheet}: sample {sample.name}: {column}: no such file: {path}")
-    except ConfigError as error:
-        sys.stderr.write(f"unetpipe: {error}\n")
-        sys.exit(2)
     return config
 
 
-def hold_folder() -> None:
-    """Take the project's folder for this run alone; ends the process with one line and exit code 2 if it is taken."""
-    try:
-        take_lease(Path(".snakemake/unetpipe/lease"), what=str(Path.cwd()))
-    except StoreError as error:
-        sys.stderr.write(f"unetpipe: {error}\n")
-        sys.exit(2)
+def check_file(path: str) -> None:
+    """End the process with one line and exit code 2 if a configuration cannot be read, or has a key twice."""
+    with in_one_line():
+        read_yaml(Path(path))
 
 
 def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Config:

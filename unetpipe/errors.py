@@ -12,6 +12,10 @@ Interrupted                 a stop was asked for; work is saved; exit code 75   
 A message says what is wrong, where, what was expected, what came, and what to do, in one line.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "AnnotationError",
     "ConfigError",
@@ -21,6 +25,7 @@ __all__ = [
     "SourceError",
     "StoreError",
     "UnetpipeError",
+    "in_one_line",
 ]
 
 
@@ -54,3 +59,13 @@ class ModelError(UnetpipeError, ValueError):
 
 class Interrupted(KeyboardInterrupt):
     """A stop was asked for by a signal; finished units are saved and the same command goes on."""
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """End the process as a stage would, with one line and exit code 2; for what Snakemake calls."""
+    try:
+        yield
+    except UnetpipeError as error:
+        sys.stderr.write(f"unetpipe: {error}\n")
+        sys.exit(2)

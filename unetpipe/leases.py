@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import IO
 
-from unetpipe.errors import StoreError
+from unetpipe.errors import StoreError, in_one_line
 
-__all__ = ["take_lease"]
+__all__ = ["hold_folder", "take_lease"]
 
 # Locked files, open until the process ends.
 HELD: list[IO[str]] = []
@@ -56,3 +56,9 @@ def take_lease(path: Path, *, what: str) -> None:
     file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
     file.flush()
     HELD.append(file)
+
+
+def hold_folder() -> None:
+    """Take the project's folder for this run alone; ends the process with one line and exit code 2 if it is taken."""
+    with in_one_line():
+        take_lease(Path(".snakemake/unetpipe/lease"), what=str(Path.cwd()))

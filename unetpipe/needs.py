@@ -1,6 +1,7 @@
 """What each stage asks a cluster for: memory, time and disk, predicted from the settings and the size of its files."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from unetpipe.netspecs import NetworkSpec
 from unetpipe.planning import FORMS
 from unetpipe.specs import TrainSpec
 
-__all__ = ["Needs", "needs", "requests", "result_mb", "unpacked_mb"]
+__all__ = ["Needs", "gpus_of", "needs", "requests", "result_mb", "unpacked_mb"]
 
 # Longer jobs wait for ever in most queues; what is cut off goes on in the next attempt.
 LONGEST_MIN = 1440
@@ -81,6 +82,23 @@ def requests(config: Config) -> Callable[[str], dict[str, Any]]:
         return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": result_mb(config, stage, largest_mb)}
 
     return of_stage
+
+
+def gpus_of(resources: Mapping[str, Any]) -> int:
+    """The GPUs of a job, by whichever of its resources they were asked for.
+
+    Parameters
+    ----------
+    resources : mapping
+        Of the job: ``gpu``; or ``gres``, for clusters that know no other way.
+
+    Examples
+    --------
+    >>> gpus_of({"gpu": 1}), gpus_of({"gpu": 0, "gres": "gpu:a100:2"}), gpus_of({"gpu": 0, "gres": "gpu"})
+    (1, 2, 1)
+    """
+    asked = re.fullmatch(r"gpu(?::[^:]*[^:\d][^:]*)?(?::(\d+))?", str(resources.get("gres", "")))
+    return max(int(resources.get("gpu", 0)), int(asked[1] or 1) if asked else 0)
 
 
 def result_mb(config: Config, stage: str, image_mb: float) -> int:

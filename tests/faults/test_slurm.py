@@ -89,14 +89,16 @@ def test_time_limit(long: Project, cluster: PrivateSlurm, tmp_path: Path, number
     """SLURM: the time limit of a training, which hears of it or is killed for it."""
 
     def disturb(job: dict[str, str]) -> None:
-        (pid,) = (pid for pid in processes_of(job["JobId"]) if b"\0unetpipe\0train\0" in command_of(pid))
+        own = [pid for pid in processes_of(job["JobId"]) if b"\0unetpipe\0train\0" in command_of(pid)]
         # It takes as long as it needs to.
-        os.kill(pid, signal.SIGSTOP)
+        for pid in own:
+            os.kill(pid, signal.SIGSTOP)
         if number:
             wait_for(lambda: cluster.jobs()[job["JobId"]]["JobState"] == "TIMEOUT", 300)
         else:
-            wait_for(lambda: has_pending(pid, signal.SIGTERM), 300)
-            os.kill(pid, signal.SIGCONT)
+            wait_for(lambda: all(has_pending(pid, signal.SIGTERM) for pid in own), 300)
+            for pid in own:
+                os.kill(pid, signal.SIGCONT)
 
     # As the profile wants it, SLURM tells the job two minutes before the end of four; or else it tells nothing.
     asked = {"runtime": "attempt", "slurm_extra": "'--signal=USR2@1'"} if number else {"runtime": "4 * attempt"}

@@ -29,7 +29,15 @@ def test_jobs_ask_for_memory_where_it_is_limited_or_they_queue(blank: Any, limit
     assert sum("mem_mb=" in line and "runtime=" in line for line in told) == len(told) - 1, "all but rule all"
 
 
-@pytest.mark.parametrize(("given", "gpus"), [((), 1), (("--resources", "gpu=2", "--set-resources", "train:gpu=2"), 2)])
+@pytest.mark.parametrize(
+    ("given", "gpus"),
+    [
+        ((), 1),
+        (("--resources", "gpu=2", "--set-resources", "train:gpu=2"), 2),
+        (("--set-resources", "train:gpu=0"), 0),
+        (("--set-resources", "train:gpu=0", "train:gres='gpu:a100:2'"), 2),
+    ],
+)
 def test_the_training_is_told_its_gpus(blank: Any, given: tuple[str, ...], gpus: int) -> None:
     asked = blank.snakemake("-n", "--cores", "2", *given)
     commands = [line for line in (asked.stdout + asked.stderr).splitlines() if "unetpipe train" in line]
@@ -101,6 +109,25 @@ def test_a_mistake_is_one_line(blank: Any, tmp_path: Path) -> None:
     assert lines == ["unetpipe: config/config.yaml: weigh.sigma_px: expected a value above 0, came -1"]
     assert "Traceback" not in ended.stderr
     assert not tree.results.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("weigh: {w0: 10.0}\nweigh: {w0: 5.0}\n", "key 'weigh' stands twice, again in line 2"),
+        ("weigh: {w0: 10.0\n", "line 2"),
+        ("- weigh\n", "config/config.yaml: expected"),
+        (None, "config/config.yaml: no such file"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(blank: Any, tmp_path: Path, text: str | None, wanted: str) -> None:
+    tree = blank.copy(tmp_path / "project")
+    path = tree.folder / "config/config.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    ended = tree.snakemake("-n")
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: ")]
+    assert ended.returncode == 2 and len(lines) == 1 and wanted in lines[0], ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_failed_job_says_its_line(blank: Any, tmp_path: Path) -> None:

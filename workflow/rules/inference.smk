@@ -23,11 +23,12 @@ rule predict:
         spec=CONFIG.spec("predict"),
         code=lambda wildcards: fingerprint("unetpipe.steps.predict", *CONFIG.network_modules(wildcards.model)),
         region=lambda wildcards, input: expand("--region={path}", path=input.region),
+        gpus=lambda wildcards, resources: gpus_of(resources),
         # Functions of the input are not compared with those of the last run: other workers give the same result.
         cluster=lambda wildcards, input: canonical_json(CONFIG.cluster),
     shell:
         "exec python -m unetpipe predict {input.image:q} {input.models:q} {params.region:q} --output {output:q}"
-        " --threads {threads} --gpus {resources.gpu} --cluster {params.cluster:q}"
+        " --threads {threads} --gpus {params.gpus} --cluster {params.cluster:q}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 

@@ -70,10 +70,11 @@ rule train:
     params:
         spec=lambda wildcards: CONFIG.spec("train", wildcards.model),
         code=lambda wildcards: fingerprint("unetpipe.steps.train", *CONFIG.training_modules(wildcards.model)),
+        gpus=lambda wildcards, resources: gpus_of(resources),
         manifests=lambda wildcards, input: kept_text([*input.patches, *input.validation]),
     shell:
         "exec python -m unetpipe train @{params.manifests:q} --output {output:q}"
-        " --threads {threads} --gpus {resources.gpu}"
+        " --threads {threads} --gpus {params.gpus}"
         " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
