@@ -50,10 +50,12 @@ class Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        double = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-        if double is not None:
-            raise yaml.YAMLError(f"key {double!r} stands twice, again in line {node.start_mark.line + 1}")
+        seen: list[Any] = []
+        for name, _ in node.value:
+            key = self.construct_object(name, deep=True)
+            if key in seen:
+                raise yaml.YAMLError(f"key {key!r} stands twice, again in line {name.start_mark.line + 1}")
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 

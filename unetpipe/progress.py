@@ -1,4 +1,4 @@
-"""How far a long stage is: one line that renews itself in a terminal, a line a minute in a log elsewhere."""
+"""How far a long stage is: one line that renews itself in a terminal, and a line a minute in the log."""
 
 import importlib
 import logging
@@ -15,6 +15,41 @@ SECONDS_ON_TERMINAL = 0.2
 SECONDS_IN_LOG = 60.0
 
 log = logging.getLogger(__name__)
+
+
+class Line:
+    """A line that is told again and again: to a terminal, where there is one, and to the log.
+
+    Parameters
+    ----------
+    stream : text stream
+        Where a terminal would be, such as ``sys.stderr``.
+    now : float
+        Seconds of a clock that never goes back.
+    """
+
+    def __init__(self, stream: TextIO, now: float) -> None:
+        self.stream = stream
+        self.on_terminal = stream.isatty()
+        self.shown = self.logged = now
+
+    def tell(self, now: float, text: Callable[[], str], *, at_last: bool = False) -> None:
+        """Tell it wherever that was not done just now."""
+        if now - self.logged >= SECONDS_IN_LOG or at_last:
+            self.logged = now
+            # The log may be the terminal itself.
+            self.clear()
+            log.info("%s", text())
+        if self.on_terminal and (now - self.shown >= SECONDS_ON_TERMINAL or at_last):
+            self.shown = now
+            self.stream.write(f"\r{text()}\x1b[K\r")
+            self.stream.flush()
+
+    def clear(self) -> None:
+        """Empty the line, so that others can be written."""
+        if self.on_terminal:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
 
 
 class Progress:
@@ -37,10 +72,9 @@ class Progress:
     """
 
     def __init__(self, steps: int, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.steps, self.stream, self.clock = steps, stream, clock
-        self.on_terminal = stream.isatty()
+        self.steps, self.clock = steps, clock
+        self.told = Line(stream, clock())
         self.first: tuple[float, int, int] | None = None
-        self.shown = clock()
 
     def show(self, step: int, loss: float, pixels: int) -> None:
         """Tell where the training is, unless that was told just now."""
@@ -48,19 +82,12 @@ class Progress:
         if self.first is None:
             self.first = (now, step, pixels)
             return
-        if now - self.shown < (SECONDS_ON_TERMINAL if self.on_terminal else SECONDS_IN_LOG):
-            return
-        self.shown = now
         begun, first_step, first_pixels = self.first
         seconds = max(now - begun, 1e-9)
         rate = (pixels - first_pixels) / seconds
         done = max(step - first_step, 1)
-        text = self.line(step, loss, rate=rate, left_s=(self.steps - step) * seconds / done)
-        if self.on_terminal:
-            self.stream.write(f"\r{text}\x1b[K\r")
-            self.stream.flush()
-        else:
-            log.info("%s", text)
+        left_s = (self.steps - step) * seconds / done
+        self.told.tell(now, lambda: self.line(step, loss, rate=rate, left_s=left_s))
 
     def line(self, step: int, loss: float, *, rate: float, left_s: float) -> str:
         """Bar, step, loss, pixels per second and time left."""
@@ -68,9 +95,7 @@ class Progress:
 
     def clear(self) -> None:
         """Empty the line, so that others can be written."""
-        if self.on_terminal:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
+        self.told.clear()
 
 
 class TileProgress:
@@ -105,16 +130,16 @@ class TileProgress:
         done: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.cores, self.stream, self.clock, self.done = cores, stream, clock, done
-        self.on_terminal = stream.isatty()
+        self.cores, self.clock, self.done = cores, clock, done
         self.new = self.pixels = 0
         self.computed_s = 0.0
         self.begin(1)
+        self.told = Line(stream, self.begun)
 
     def begin(self, devices: int) -> None:
         """From now on time counts, that of so many devices."""
         self.devices, self.begun = devices, self.clock()
-        self.now = self.shown = self.begun
+        self.now = self.begun
 
     @property
     def rate(self) -> float:
@@ -131,15 +156,7 @@ class TileProgress:
         self.done, self.new, self.pixels = self.done + 1, self.new + 1, self.pixels + pixels
         self.computed_s += seconds
         self.now = self.clock()
-        is_due = self.now - self.shown >= (SECONDS_ON_TERMINAL if self.on_terminal else SECONDS_IN_LOG)
-        if not is_due and self.done < self.cores:
-            return
-        self.shown = self.now
-        if self.on_terminal:
-            self.stream.write(f"\r{self.line()}\x1b[K\r")
-            self.stream.flush()
-        else:
-            log.info("%s", self.line())
+        self.told.tell(self.now, self.line, at_last=self.done == self.cores)
 
     def line(self) -> str:
         """Bar, cores, pixels per second, time left and how busy the networks were."""
@@ -149,9 +166,7 @@ class TileProgress:
 
     def clear(self) -> None:
         """Empty the line, so that others can be written."""
-        if self.on_terminal:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
+        self.told.clear()
 
 
 def bar(done: int, whole: int) -> str:

@@ -128,7 +128,8 @@ def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:
     geometry, facts = spec.network.geometry, patches[0].facts
     whole, needed = geometry.side_within(facts["input_px"]), geometry.input_side(facts["output_px"])
     # A batch norm counts what nothing is known of, too: networks have learned to answer there with a constant.
-    return needed if needed < whole and (whole - needed) % 2 == 0 else whole
+    # Nor does one learn from a single value at the bottom.
+    return needed if 2 * geometry.stride <= needed < whole and (whole - needed) % 2 == 0 else whole
 
 
 def class_weights(patches: Sequence[Manifest], spec: TrainSpec) -> list[float]:
@@ -145,7 +146,19 @@ def class_weights(patches: Sequence[Manifest], spec: TrainSpec) -> list[float]:
     -------
     list of float
         w_c of each class, which is added to what `weigh` gives: 0 where that is the whole weight.
+
+    Raises
+    ------
+    ModelError
+        If the patches have another number of classes than the network.
     """
+    for manifest in patches:
+        classes = len(manifest.facts["class_counts"])
+        if classes != spec.network.classes:
+            raise ModelError(
+                f"{manifest.path}: expected {spec.network.classes} classes as the network has, came {classes}; set "
+                f"network.classes to {classes}, or annotate with as many"
+            )
     if patches[0].facts["form"] == "falk2019":
         return [0.0] * spec.network.classes
     counts = np.sum([m.facts["class_counts"] for m in patches], axis=0)

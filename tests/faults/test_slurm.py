@@ -101,7 +101,7 @@ def test_time_limit(long: Project, cluster: PrivateSlurm, tmp_path: Path, number
                 os.kill(pid, signal.SIGCONT)
 
     # As the profile wants it, SLURM tells the job two minutes before the end of four; or else it tells nothing.
-    asked = {"runtime": "attempt", "slurm_extra": "'--signal=USR2@1'"} if number else {"runtime": "4 * attempt"}
+    asked = {"runtime": "attempt", "slurm_extra": "'--mail-type=NONE'"} if number else {"runtime": "4 * attempt"}
     jobs = disturbed(long, cluster, tmp_path, disturb, **asked)
     assert sorted(job["JobState"] for job in jobs) == ["COMPLETED", "TIMEOUT" if number else "FAILED"]
 

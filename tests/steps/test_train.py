@@ -104,6 +104,8 @@ def test_validation_has_all_scores_and_chooses_by_the_one_asked_for(chain: Chain
         (PaddedUnetSpec(features=(4, 8, 16, 32)), 380, 380, 380),
         (PaddedUnetSpec(features=(4, 8, 16, 32)), 380, 196, 208),
         (PaddedUnetSpec(features=(4, 8, 16, 32)), 381, 196, 381),
+        # 8 px would be a single one at the bottom.
+        (PaddedUnetSpec(features=(4, 8, 16, 32)), 188, 8, 188),
     ],
 )
 def test_no_network_sees_more_than_its_labels_need(network: Any, input_px: int, output_px: int, side: int) -> None:
@@ -111,6 +113,13 @@ def test_no_network_sees_more_than_its_labels_need(network: Any, input_px: int, 
     facts = {"channels": 1, "input_px": input_px, "output_px": output_px}
     patches: Any = [SimpleNamespace(facts=facts)]
     assert seen_side(patches, replace(TRAIN, network=network)) == side
+
+
+def test_classes_that_are_not_those_of_the_network_are_one_line(chain: Chain, tmp_path: Path) -> None:
+    spec = replace(TRAIN, network=replace(NETWORK, classes=3))
+    with pytest.raises(ModelError, match=r"expected 3 classes as the network has, came 2; set network.classes to 2"):
+        train([chain[INPUTS[0]]], output=tmp_path / "models" / "m.json", spec=spec, code="t@1", threads=1)
+    assert not (tmp_path / "models" / "m.json").exists()
 
 
 def test_without_validation_images_the_last_parameters_are_kept(chain: Chain, tmp_path: Path) -> None:
