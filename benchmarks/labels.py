@@ -29,7 +29,8 @@ from scipy import ndimage
 from unetpipe.geometry import Box
 from unetpipe.instances import core_components, relabelled, resolve
 from unetpipe.labelling import label_core
-from unetpipe.manifests import open_ledger, read_manifest
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import read_manifest
 from unetpipe.slides import create_plane
 from unetpipe.specs import IngestSpec, PredictSpec
 

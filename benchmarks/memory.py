@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from unetpipe.checkpoints import write_weights
-from unetpipe.manifests import open_ledger
+from unetpipe.ledgers import open_ledger
 from unetpipe.networks import build_network
 from unetpipe.slides import create_plane
 from unetpipe.specs import IngestSpec, TrainSpec, UnetSpec

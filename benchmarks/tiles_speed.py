@@ -31,7 +31,7 @@ from torch import nn
 from unetpipe.geometry import TileGrid
 from unetpipe.heap import keep_freed_memory, use_one_heap
 from unetpipe.inference import predict_image
-from unetpipe.manifests import open_ledger
+from unetpipe.ledgers import open_ledger
 from unetpipe.netspecs import PaddedUnetSpec, UnetSpec
 from unetpipe.networks import build_network
 from unetpipe.planning import plan_tiles

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from unetpipe.errors import ConfigError
 from unetpipe.layouts import Pair, coco_pairs, find_pairs, iter_files, named, split_lists, usable, with_splits
 from unetpipe.samples import check_name
+from unetpipe.sources.images import IMAGE_SUFFIXES
 
 
 def paired(*paths: str) -> dict[str, str | None]:
@@ -45,10 +46,20 @@ def paired(*paths: str) -> dict[str, str | None]:
         ("x.ndpi", "x.geojson"),
         ("images/a.tif", "rois/a.zip"),
         ("images/a.zarr", "labels/a.zarr"),
+        ("images/a.npy", "labels/a.npy"),
+        ("d/a.tif", "d/a_cp_masks.png"),
+        ("x.svs", "x.geojson.gz"),
+        ("slides/x.ome.tif", "annotations/x.ome.tif.GeoJSON.gz"),
     ],
 )
 def test_layouts_are_told_by_names(image: str, annotation: str) -> None:
     assert paired(image, annotation, "readme.md") == {image: annotation}
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_whatever_can_be_read_is_an_image(suffix: str) -> None:
+    assert paired(f"a{suffix}", f"a{suffix}.geojson") == {f"a{suffix}": f"a{suffix}.geojson"}
+    assert paired(f"A{suffix.upper()}") == {f"A{suffix.upper()}": None}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +83,8 @@ def test_every_image_is_there_and_the_rest_is_told() -> None:
 def test_two_for_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"masks/a.tif: expected one file, came two annotations .* masks/a.png"):
         paired("images/a.tif", "masks/a.png", "masks/a.tif")
+    with pytest.raises(ConfigError, match="came two annotations"):
+        paired("a.svs", "a.geojson", "a.geojson.gz")
     with pytest.raises(ConfigError, match="two images of one name"):
         paired("images/a.tif", "images/a.png")
 
@@ -86,7 +99,11 @@ def test_further_channels_of_nnunet_are_left_out_and_told() -> None:
         ("imagesTr/c_0000.png", "train", True),
         ("imagesTs/d_0000.png", "test", False),
     ]
-    assert any(note.startswith("1 file(s) of further channels") for note in notes)
+    assert notes[1:] == [
+        "1 file(s) of further channels are left out, as imagesTr/c_0001.png: a sample's channels come from one file; "
+        "to use all, save those of a case as one OME-TIFF instead of its _0000, and set network.channels"
+    ]
+    assert paired("imagesTr/c_0000.ome.tif", "labelsTr/c.tif") == {"imagesTr/c_0000.ome.tif": "labelsTr/c.tif"}
 
 
 def test_films_of_the_cell_tracking_challenge() -> None:

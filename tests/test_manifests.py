@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from unetpipe.errors import Interrupted, StoreError
-from unetpipe.manifests import open_ledger, read_manifest, store_path, write_file
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import read_manifest, store_path, write_file
 from unetpipe.signals import asked, listen
 from unetpipe.specs import WeighSpec
 
@@ -137,7 +138,7 @@ def test_manifest_of_another_stage_or_schema_is_refused(output: Path) -> None:
 SECOND = """
 import sys
 from pathlib import Path
-from unetpipe.manifests import open_ledger
+from unetpipe.ledgers import open_ledger
 from unetpipe.specs import WeighSpec
 with open_ledger(Path(sys.argv[1]), stage="weigh", spec=WeighSpec(), code="weigh@1") as ledger:
     sys.exit(0 if ledger.complete else 1)

@@ -16,22 +16,24 @@ NETWORKS: list[NetworkSpec] = [
     KerasUnetSpec(base_width=16),
     DilatedUnetSpec(form="valid", base_width=16),
 ]
-SIDES = [*range(256, 2048, 256), *range(2048, MOST_PX + 1, 512)]
+SIDES = [*range(256, 1024, 256), 1024, 1152, 1280, 1536, 1792, 1920, *range(2048, MOST_PX + 1, 512)]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("memory_gb", "most"), [(4.0, 1.13), (16.0, 1.07)])
-def test_arithmetic_of_the_network_of_2015_beside_the_limit(memory_gb: float, most: float) -> None:
-    plan = plan_tiles([UnetSpec()], memory_gb=memory_gb)
+def test_arithmetic_of_the_network_of_2015_beside_the_limit(memory_gb: float, most: float, channels: int) -> None:
+    spec = UnetSpec(channels=channels)
+    plan = plan_tiles([spec], memory_gb=memory_gb)
     assert plan.work <= most
-    assert plan.flops_per_px == pytest.approx(plan.work * 1_468_000, rel=1e-3)
-    by_hand = count_pass(UnetSpec(), plan.window_px).flops / plan.core_px**2
+    assert plan.flops_per_px == pytest.approx(plan.work * (1_468_000 + 2 * 9 * 64 * (channels - 1)), rel=1e-3)
+    by_hand = count_pass(spec, plan.window_px).flops / plan.core_px**2
     assert plan.flops_per_px == by_hand
 
 
 @pytest.mark.parametrize("spec", NETWORKS, ids=lambda s: f"{s.family}-{s.depth}")
 @pytest.mark.parametrize("shape", [(1, 1), (90, 300), (1100, 1100), (4443, 3567), (65536, 65536)])
 def test_the_largest_legal_core_within_the_budget(spec: NetworkSpec, shape: tuple[int, int]) -> None:
-    """Against every multiple of 256 px, above 2048 px of 512 px, one by one."""
+    """Against every multiple of 256 px, above 2048 px of 512 px, and those of 128 px with large shards, one by one."""
     for memory_gb in (1.3, 4.0):
         plan = plan_tiles([spec], shape=shape, memory_gb=memory_gb)
         grid = TileGrid(shape=shape, core_side=plan.core_px, geometry=spec.geometry)
@@ -73,7 +75,7 @@ def test_budgets_and_cores_that_are_refused() -> None:
         plan_tiles([UnetSpec(base_width=4)], memory_gb=0.5)
     with pytest.raises(GeometryError, match="use 16 or 32"):
         plan_tiles([UnetSpec()], core_px=24)
-    with pytest.raises(GeometryError, match="use 1024 or 1280"):
+    with pytest.raises(GeometryError, match="use 1024 or 1152"):
         plan_tiles([UnetSpec()], core_px=1040)
 
 

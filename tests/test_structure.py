@@ -38,7 +38,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "leases", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
-    **dict.fromkeys(["manifests", "annotations", "features", "figures", "draws", "provenance"], 3),
+    **dict.fromkeys(["manifests", "ledgers", "annotations", "features", "figures", "draws", "provenance"], 3),
     **dict.fromkeys(["shards", "reading", "writing", "multiscales"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching", "predictor", "workers"], 4),

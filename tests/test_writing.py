@@ -9,7 +9,7 @@ import pytest
 
 from unetpipe import slides
 from unetpipe.geometry import Box
-from unetpipe.manifests import Ledger, open_ledger
+from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.pyramids import area_mean, level_shapes
 from unetpipe.slides import create_plane
 from unetpipe.specs import WeighSpec

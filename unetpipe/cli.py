@@ -158,7 +158,9 @@ def simulate(
 
 @app.command()
 def ingest(
-    image: Annotated[Path, argument(help="TIFF, PNG or JPEG file.")],
+    image: Annotated[
+        Path, argument(help="Image file, or the folder of a Zarr image; docs/formats.md lists what is read.")
+    ],
     output: Output,
     spec: Spec = "{}",
     code: Code = "",

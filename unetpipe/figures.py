@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.manifests import Ledger, Manifest, write_file
+from unetpipe.ledgers import Ledger
+from unetpipe.manifests import Manifest, write_file
 from unetpipe.pictures import area_layer, crowded_box, enlarged, grey_to_rgb, heat, outline_layer
 from unetpipe.slides import Plane, digest_of, open_plane
 from unetpipe.tissue import mask_block

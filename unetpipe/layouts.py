@@ -12,12 +12,24 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from unetpipe.errors import ConfigError
 from unetpipe.samples import check_name
+from unetpipe.sources.images import IMAGE_SUFFIXES
 
-__all__ = ["KNOWN", "Pair", "coco_pairs", "find_pairs", "iter_files", "named", "split_lists", "with_splits"]
+__all__ = [
+    "KNOWN",
+    "SHAPES",
+    "Pair",
+    "coco_pairs",
+    "ending_of",
+    "find_pairs",
+    "iter_files",
+    "named",
+    "split_lists",
+    "with_splits",
+]
 
 KNOWN = (
     "images/ with masks/, labels/, annotations/, gt/ or foreground/; names with _mask, _label, _seg or _gt; "
@@ -26,11 +38,11 @@ KNOWN = (
 MAX_FILES = 200_000
 MAX_JSON = 2**28
 
-PICTURES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".zarr"}
-SHAPES = {".geojson", ".zip", ".roi"}
+SHAPES = {".geojson", ".geojson.gz", ".zip", ".roi"}
 OF_IMAGES = "images?|imgs?|raw|scans?|slides?|inputs?"
 OF_ANNOTATIONS = (
-    "masks?|labels?|annotations?|gt|ground[ _-]?truths?|truths?|foregrounds?|segmentations?|segs?|instances|rois?"
+    "(?:cp_)?masks?|labels?|annotations?|gt|ground[ _-]?truths?|truths?|foregrounds?|segmentations?|segs?"
+    "|instances|rois?"
 )
 # A folder's name: what comes before its role, the role, what comes behind; a role of annotations is looked for first.
 FOLDERS = [re.compile(rf"((?:.*?[ _-])??)({role})(tr|ts|(?:[ _-].*)?)", re.I) for role in (OF_ANNOTATIONS, OF_IMAGES)]
@@ -133,11 +145,11 @@ def find_pairs(files: Sequence[PurePosixPath]) -> tuple[list[Pair], list[str]]:
     if films:
         return films, notes
     images, annotations = dict[str, PurePosixPath](), dict[str, PurePosixPath]()
-    channels, how = 0, set[str]()
+    channels, how = list[PurePosixPath](), set[str]()
     for path in files:
         key, why = key_of(path)
         if key is None:
-            channels += why == "channel"
+            channels += [path] if why == "channel" else []
             continue
         side = annotations if why else images
         if key in side:
@@ -153,7 +165,11 @@ def find_pairs(files: Sequence[PurePosixPath]) -> tuple[list[Pair], list[str]]:
     if lone:
         notes.append(f"{len(lone)} annotation(s) without an image are left out, as {lone[0]}")
     if channels:
-        notes.append(f"{channels} file(s) of further channels are left out: a sample's channels come from one file")
+        notes.append(
+            f"{len(channels)} file(s) of further channels are left out, as {channels[0]}: a sample's channels come "
+            "from one file; to use all, save those of a case as one OME-TIFF instead of its _0000, and set "
+            "network.channels"
+        )
     return pairs, notes
 
 
@@ -162,8 +178,8 @@ def key_of(path: PurePosixPath) -> tuple[str | None, str]:
 
     No key: the file is neither, or, with "channel", a further channel of nnU-Net's.
     """
-    ending = path.suffix.lower()
-    if ending not in PICTURES | SHAPES:
+    ending = ending_of(path)
+    if ending not in IMAGE_SUFFIXES | SHAPES:
         return None, ""
     why = f"the ending {ending}" if ending in SHAPES else ""
     parts, stem = [], stem_of(path)
@@ -205,7 +221,7 @@ def film_pairs(files: Sequence[PurePosixPath]) -> tuple[list[Pair], list[str]]:
     pairs = []
     for path in files:
         film, frame = str(path.parent), path.stem.removeprefix("t")
-        if film in films and frame.isdigit() and path.suffix.lower() in PICTURES:
+        if film in films and frame.isdigit() and path.suffix.lower() in IMAGE_SUFFIXES:
             truth, plane = truths.get((film, int(frame)), (None, None))
             name = f"{film}-{path.stem}"
             flat = None if plane is None else 0
@@ -353,10 +369,16 @@ def named(pairs: Sequence[Pair]) -> list[Pair]:
     return [replace(pair, name=name) for pair, name in zip(pairs, names, strict=True)]
 
 
+def ending_of(path: PurePath) -> str:
+    """End of a file's name in small letters: ``.tif`` of ``a.ome.TIF``, both parts of ``a.geojson.gz``."""
+    ending = path.suffix.lower()
+    return PurePath(path.stem).suffix.lower() + ending if ending == ".gz" else ending
+
+
 def stem_of(path: PurePosixPath) -> str:
     """File name without its endings: ``a`` of ``a.ome.tif`` and of ``a.svs.geojson``."""
     stem = path.stem
-    while PurePosixPath(stem).suffix.lower() in PICTURES | {".ome"}:
+    while PurePosixPath(stem).suffix.lower() in IMAGE_SUFFIXES | {".ome", ".geojson"}:
         stem = PurePosixPath(stem).stem
     return stem
 

@@ -1,5 +1,6 @@
 """How a slide is cut into tiles: the largest cores that keep to a budget of memory, and what they cost."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ FORMS = {"none": 1, "rot4": 4, "d4": 8, "paper7": 7}
 """Forms in which a network sees each window, by `predict.symmetries`."""
 LARGE = (2**20, 2**20)
 """A slide that is larger than all cores."""
-SHARD_PX = 1024
+SHARD_PX, LEAST_SHARD_PX = 1024, 384
 STEP_PX = 256
 MOST_PX = 4096
 """Largest planned core in px: for the network of 2015, larger ones save less than 3 % of the arithmetic."""
@@ -28,7 +29,7 @@ PROGRAM_BYTES = 500_000_000
 CONTEXT_BYTES = 1_000_000_000
 # What is taken for each byte of maps: on a processor the C library keeps what is freed, and maps of many sizes do not
 # fill the gaps that others leave; a GPU's convolutions have work space.
-HOST_SLACK, DEVICE_SLACK = 1.7, 1.15
+HOST_SLACK, DEVICE_SLACK = 2.0, 1.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,7 @@ def plan_tiles(
     >>> from unetpipe.netspecs import UnetSpec
     >>> plan = plan_tiles([UnetSpec()])
     >>> plan.core_px, plan.window_px, round(plan.work, 2)
-    (1280, 1468, 1.11)
+    (1152, 1340, 1.12)
     """
     if core_px is not None:
         return _plan(networks, shape, core_px, forms)
@@ -130,12 +131,12 @@ def shard_of(core_px: int) -> int:
     Parameters
     ----------
     core_px : int
-        Side of a core in px; above 1024, a multiple of 256.
+        Side of a core in px; above 1024, a multiple of 128.
 
     Examples
     --------
-    >>> shard_of(384), shard_of(1536), shard_of(2560)
-    (384, 768, 640)
+    >>> shard_of(384), shard_of(1152), shard_of(1536), shard_of(2560)
+    (384, 384, 768, 640)
     """
     if core_px <= SHARD_PX:
         return core_px
@@ -151,17 +152,27 @@ def _candidates(networks: Sequence[NetworkSpec], shape: tuple[int, int]) -> list
         return [whole]
     stride = max(spec.geometry.stride for spec in networks)
     halves = [STEP_PX // 2**n for n in range(8, 0, -1) if STEP_PX // 2**n >= stride]
-    steps = [side for side in (*range(STEP_PX, 2048, STEP_PX), *range(2048, MOST_PX + 1, 2 * STEP_PX)) if side < whole]
+    small, large = range(STEP_PX, SHARD_PX, STEP_PX), range(2048, MOST_PX + 1, 2 * STEP_PX)
+    middle = [side for side in range(SHARD_PX, 2048, STEP_PX // 2) if _is_whole_shards(side)]
+    steps = [side for side in (*small, *middle, *large) if side < whole]
     return [*halves, *steps, *([whole] if whole <= MOST_PX else [])]
+
+
+def _is_whole_shards(core_px: int) -> bool:
+    """Whether a core can be stored in shards that are not too small: whole steps, or halves with larger ones."""
+    if core_px <= SHARD_PX or core_px % STEP_PX == 0:
+        return True
+    return core_px % (STEP_PX // 2) == 0 and shard_of(core_px) >= LEAST_SHARD_PX
 
 
 def _plan(networks: Sequence[NetworkSpec], shape: tuple[int, int], core_px: int, forms: int) -> Plan:
     """The plan for a given core."""
-    if core_px > SHARD_PX and core_px % STEP_PX:
-        below = core_px // STEP_PX * STEP_PX
+    if not _is_whole_shards(core_px):
+        below = next(side for side in range(core_px, 0, -1) if _is_whole_shards(side))
+        above = next(side for side in itertools.count(core_px) if _is_whole_shards(side))
         raise GeometryError(
-            f"core of {core_px} px: expected a multiple of {STEP_PX} px above {SHARD_PX} px; use {below} or "
-            f"{below + STEP_PX}"
+            f"core of {core_px} px: expected a multiple of {STEP_PX} px, or a side that can be stored in shards of "
+            f"{LEAST_SHARD_PX} px or more; use {below} or {above}"
         )
     grids = [TileGrid(shape=shape, core_side=core_px, geometry=spec.geometry) for spec in networks]
     height, width = (min(core_px, n) for n in shape)

@@ -3,18 +3,17 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unetpipe.errors import StoreError
-from unetpipe.manifests import FOLDERS, Manifest, key_of, lock, read_manifest, read_records
+from unetpipe.ledgers import Ledger, key_of, lock, read_records
+from unetpipe.manifests import FOLDERS, Manifest, read_manifest
 from unetpipe.sources.files import sha256_of_source
 from unetpipe.specs import canonical_json
 
 __all__ = [
-    "MENDED",
     "chain_faults",
     "dag_digest",
     "find_manifests",
@@ -24,9 +23,6 @@ __all__ = [
     "read_all",
     "read_units",
 ]
-
-MENDED = ("predict", "segment")
-"""Stages that go on with any part of their shards."""
 
 # Stages with a result for each model and sample.
 PAIRED = ("predict", "segment", "evaluate")
@@ -103,13 +99,9 @@ def forget_units(manifest: Manifest, units: Collection[str]) -> None:
     """
     with manifest.path.with_name(f"{manifest.sample}.ledger").open("r+b") as file:
         lock(file, manifest.path)
-        kept = [r for r in read_records(file) if "closing" not in r and r.get("unit") not in units]
-        manifest.path.unlink(missing_ok=True)
-        file.seek(0)
-        file.truncate()
-        file.writelines(canonical_json(record).encode() + b"\n" for record in kept)
-        file.flush()
-        os.fsync(file.fileno())
+        ledger = Ledger(file, manifest.path, identity_of(manifest))
+        ledger.units = {r.pop("unit"): r for r in read_records(file) if "unit" in r}
+        ledger.forget(units)
 
 
 def ledger_faults(manifest: Manifest, key: str, units: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

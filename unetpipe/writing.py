@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.manifests import Ledger
+from unetpipe.ledgers import Ledger
 from unetpipe.pyramids import area_mean
 from unetpipe.slides import Plane
 

@@ -152,7 +152,7 @@ def test_kill_while_writing(
 
     def run_until(name: str, moment: int) -> int:
         forget(tree, result)
-        words = f"python {program} {name} {moment} {counted}"
+        words = f"python {program} {shlex.quote(name)} {moment} {counted}"
         return run(tree, commands[result].replace("python -m unetpipe", words))[0]
 
     # The manifest has two calls: of its content, and of its name. Of all others, any.

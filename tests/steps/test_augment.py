@@ -13,7 +13,8 @@ import pytest
 from unetpipe import patches
 from unetpipe.draws import DrawnPatches, open_samples
 from unetpipe.errors import StoreError
-from unetpipe.manifests import Ledger, read_manifest
+from unetpipe.ledgers import Ledger
+from unetpipe.manifests import read_manifest
 from unetpipe.patches import open_patches, patch_bytes
 from unetpipe.specs import AugmentSpec
 from unetpipe.steps.augment import augment

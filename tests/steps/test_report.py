@@ -18,7 +18,8 @@ import pytest
 from unetpipe import figures
 from unetpipe.errors import Interrupted
 from unetpipe.figures import PREDICTION, TRUTH
-from unetpipe.manifests import Manifest, open_ledger, read_manifest
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.pyramids import area_mean, level_shapes, nearest
 from unetpipe.slides import Plane, create_plane
 from unetpipe.specs import (

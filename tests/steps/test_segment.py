@@ -17,7 +17,8 @@ from scipy import ndimage
 from skimage.measure import regionprops
 
 from unetpipe.errors import ConfigError, StoreError
-from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
+from unetpipe.ledgers import Ledger, open_ledger
+from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.pyramids import nearest
 from unetpipe.signals import asked
 from unetpipe.slides import create_plane, open_plane

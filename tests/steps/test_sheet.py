@@ -1,5 +1,6 @@
 """A sheet written from a folder can be read, and nothing is written where nothing is known."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -109,6 +110,53 @@ def test_public_nuclei_are_recognised(data_folder: Path, tmp_path: Path) -> None
     assert "by their values, annotations are of kind instances: set annotate.kind to instances" in said
 
 
+def test_parts_of_slides_are_no_images(folder: Path) -> None:
+    # As Hamamatsu's scanners write it, with the line ends of Windows; the names of other layers stand there, too.
+    slide = "Größe 1 - 2010-01-12"
+    keys = ["NoLayers=1", f"ImageFile={slide}.jpg", f"ImageFile(1,0)={slide}(1,0).jpg", f"MapFile={slide}_map2.jpg"]
+    keys += [f"MacroImage={slide}_macro.jpg", f"OptimisationFile={slide}.opt", "PhysicalWidth=1"]
+    (folder / f"{slide}.vms").write_text("\r\n".join(["[Virtual Microscope Specimen]", *keys]), encoding="utf-8")
+    for name in ("", "(1,0)", "_map2", "_macro", " other"):
+        (folder / f"{slide}{name}.jpg").touch()
+    (folder / f"{slide}.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    said = sheet(folder, output=Path("s.tsv"))
+    assert said[0] == "4 file(s) belong to .vms or .vmu slides, and are no images of their own"
+    found = {Path(s.image).name: s.annotation for s in read_samples(Path("s.tsv"), IngestSpec()).values()}
+    assert found[f"{slide}.vms"] == f"{folder}/{slide}.geojson"
+    assert {name for name in found if not name.endswith(".tif")} == {f"{slide}.vms", f"{slide} other.jpg"}
+
+
+def test_an_index_that_is_none_takes_nothing_away(folder: Path) -> None:
+    (folder / "images" / "x.vmu").write_bytes(b"\xff=\0\n=\n=x.vmu\n= /a/../b \n" + bytes(100_000))
+    sheet(folder, output=Path("s.tsv"))
+    assert len(read_samples(Path("s.tsv"), IngestSpec())) == 5
+
+
+def test_numpy_files_count_if_they_hold_numbers(folder: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        np.save(path.with_suffix(".npy"), LABELS)
+        path.unlink()
+    # What Cellpose saves beside an image.
+    np.save(folder / "images" / "a (1)_seg.npy", {"masks": LABELS}, allow_pickle=True)  # type: ignore[arg-type]
+    said = sheet(folder, output=Path("s.tsv"))
+    assert said[0].startswith("1 NumPy file(s) of Python objects are left out, as images/a (1)_seg.npy: ")
+    annotations = {s.annotation for s in read_samples(Path("s.tsv"), IngestSpec()).values()} - {""}
+    assert {Path(path).suffix for path in annotations} == {".npy"}
+    assert "by their values, annotations are of kind instances: set annotate.kind to instances" in said
+    with pytest.raises(ConfigError, match=r"no image with an annotation .*; 1 NumPy file.*save the masks as PNG"):
+        sheet(folder / "images", output=Path("t.tsv"))
+
+
+def test_dicom_files_that_nothing_annotates_may_be_of_one_slide(folder: Path) -> None:
+    for name in ("1.dcm", "2.DCM", "3.dcm"):
+        (folder / name).touch()
+    (folder / "1.geojson").write_text("[]")
+    said = sheet(folder, output=Path("s.tsv"))
+    assert sum(line.startswith("2 DICOM file(s) that nothing annotates are left out") for line in said) == 1
+    found = [s.image for s in read_samples(Path("s.tsv"), IngestSpec()).values()]
+    assert [path for path in found if not path.endswith(".tif")] == [f"{folder}/1.dcm"]
+
+
 def test_names_in_geojson_are_told(tmp_path: Path) -> None:
     ring = [[0, 0], [9, 0], [9, 9], [0, 0]]
     geometry = {"type": "Polygon", "coordinates": [ring]}
@@ -118,8 +166,15 @@ def test_names_in_geojson_are_told(tmp_path: Path) -> None:
             for name in names
         ]
         (tmp_path / f"{stem}.svs").write_bytes(b"II")
-        (tmp_path / f"{stem}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        text = json.dumps({"type": "FeatureCollection", "features": features})
+        (tmp_path / f"{stem}.geojson").write_text(text)
     told = sheet(tmp_path, output=tmp_path / "samples.tsv")
     assert "objects are called Immune cells, Tumor: set classes, or annotate.names, to that" in told
-    (tmp_path / "b.geojson").write_text("[")
+    (tmp_path / "b.geojson").unlink()
+    (tmp_path / "b.geojson.gz").write_bytes(gzip.compress(text.encode()))
+    assert sheet(tmp_path, output=tmp_path / "zipped.tsv")[:-1] == [
+        told[0].replace(".geojson", ".geojson, the ending .geojson.gz"),
+        *told[1:-1],
+    ]
+    (tmp_path / "b.geojson.gz").write_text("[")
     assert not any("called" in line for line in sheet(tmp_path, output=tmp_path / "samples.tsv", overwrite=True))

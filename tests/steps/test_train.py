@@ -16,7 +16,8 @@ import pytest
 
 from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, ModelError
-from unetpipe.manifests import Ledger, read_manifest
+from unetpipe.ledgers import Ledger
+from unetpipe.manifests import read_manifest
 from unetpipe.netspecs import PaddedUnetSpec, UnetSpec
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.steps.train import seen_side, train

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from unetpipe.errors import StoreError
-from unetpipe.manifests import Manifest, open_ledger, read_manifest
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import AnnotateSpec, IngestSpec, PredictSpec, SegmentSpec, TuneSpec
 from unetpipe.steps.segment import segment

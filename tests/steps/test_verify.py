@@ -102,6 +102,27 @@ def test_a_damaged_shard_alone_is_made_again(results: Results, harm: Callable[[P
     assert "are as they were written" in results.verify()[-1]
 
 
+@pytest.mark.parametrize(
+    ("harm", "finished"), [(Path.unlink, True), (lambda path: path.write_bytes(b"x"), True), (Path.unlink, False)]
+)
+def test_a_lost_shard_alone_is_made_again_by_the_same_command(
+    results: Results, harm: Callable[[Path], None], finished: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path, name in ((results.probabilities, "0/c/0/1/2"), (results.segmentation, "instances/0/c/1/1")):
+        store, ledger = path.with_suffix(".zarr"), path.with_suffix(".ledger")
+        expected = path.read_bytes(), files(store)
+        harm(store / name)
+        path.unlink()
+        if not finished:
+            lines = ledger.read_text().splitlines(keepends=True)
+            ledger.write_text("".join(line for line in lines if "closing" not in line))
+        times = {p: p.stat().st_mtime_ns for p in store.rglob("c/**/*") if p.is_file() and p != store / name}
+        results.make()
+        assert (path.read_bytes(), files(store)) == expected
+        assert {p: p.stat().st_mtime_ns for p in times} == times, "no other shard was written"
+        assert "computing these shards again" in caplog.text
+
+
 def test_what_is_more_than_damaged_shards_is_not_mended(results: Results) -> None:
     flip(results.probabilities.with_suffix(".zarr") / "0/c/0/0/0")
     (results.probabilities.with_suffix(".zarr") / "0/zarr.json").unlink()

@@ -11,6 +11,7 @@ __all__ = [
     "SourceStamp",
     "check_unchanged",
     "files_below",
+    "listed_files",
     "sha256_of_file",
     "sha256_of_source",
     "source_files",
@@ -22,7 +23,10 @@ SourceStamp = dict[str, tuple[int, int]]
 
 # Slides whose first file only lists the others: in a folder of the same stem, or all beside it.
 _STEM_FOLDER = (".mrxs",)
-_BESIDE = (".vms", ".vmu", ".dcm")
+_INDEX = (".vms", ".vmu")
+_BESIDE = (*_INDEX, ".dcm")
+# OpenSlide takes no longer index.
+_INDEX_LIMIT = 2**16
 
 
 def source_files(path: Path) -> dict[str, Path]:
@@ -52,6 +56,27 @@ def source_files(path: Path) -> dict[str, Path]:
     if path.suffix.lower() in _BESIDE:
         return {file.name: file for file in sorted(path.parent.iterdir()) if file.is_file()}
     return {path.name: path}
+
+
+def listed_files(path: Path) -> set[str]:
+    """Names of the files beside a slide's index that it lists; none if the file is no such index.
+
+    Parameters
+    ----------
+    path : Path
+        Hamamatsu's .vms or .vmu: lines ``key=value``, of which some values are names of JPEGs or NGRs beside it.
+
+    Returns
+    -------
+    set of str
+        All values, whether they are names or not; without the index itself.
+    """
+    if path.suffix.lower() not in _INDEX:
+        return set()
+    with path.open("rb") as file:
+        # As the names of files are decoded, so that the two compare whatever their encoding is.
+        lines = file.read(_INDEX_LIMIT).decode("utf-8", "surrogateescape").splitlines()
+    return {line.partition("=")[2].strip() for line in lines} - {"", path.name}
 
 
 def files_below(folder: Path) -> dict[str, Path]:

@@ -20,7 +20,11 @@ from unetpipe.sources.rasters import RasterSource
 from unetpipe.sources.refusals import Palette, damage_reported, refusal
 from unetpipe.sources.tiff import TiffSource
 
-__all__ = ["Source", "channel_index", "checked_image_block", "image_dtype", "open_source"]
+__all__ = ["IMAGE_SUFFIXES", "Source", "channel_index", "checked_image_block", "image_dtype", "open_source"]
+
+_TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".svs", ".ndpi")
+IMAGE_SUFFIXES = frozenset({*_TIFF_SUFFIXES, ".png", ".jpg", ".jpeg", ".bmp", ".npy", ".zarr", *SLIDE_SUFFIXES})
+"""Ends of names that what is read here usually has; `open_source` itself minds only those for OpenSlide."""
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _IMAGE_DTYPES = {

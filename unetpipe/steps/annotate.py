@@ -14,7 +14,8 @@ from unetpipe.annotations.maps import Truth
 from unetpipe.annotations.truths import open_truth
 from unetpipe.errors import AnnotationError
 from unetpipe.labels import carve, class_counts
-from unetpipe.manifests import Ledger, open_ledger, read_manifest
+from unetpipe.ledgers import Ledger, open_ledger
+from unetpipe.manifests import read_manifest
 from unetpipe.multiscales import write_multiscale
 from unetpipe.pyramids import level_shapes, nearest
 from unetpipe.resampling import Resampling

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from unetpipe.draws import Sample, open_samples
 from unetpipe.errors import StoreError
-from unetpipe.manifests import Ledger, open_ledger, read_manifest
+from unetpipe.ledgers import Ledger, open_ledger
+from unetpipe.manifests import read_manifest
 from unetpipe.patches import create_patches, patch_bytes
 from unetpipe.specs import AugmentSpec, canonical_json
 

@@ -17,7 +17,8 @@ from unetpipe.errors import SourceError, StoreError
 from unetpipe.examination import alignment, count_parts, picture_digest, saturated_share
 from unetpipe.faults import Fault, Findings, faults_of, table_rows
 from unetpipe.geometry import Box
-from unetpipe.manifests import Manifest, open_ledger, read_manifest, write_file
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.slides import Plane, open_plane
 from unetpipe.specs import DoctorSpec
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from unetpipe.geometry import Box
-from unetpipe.manifests import Manifest, open_ledger, read_manifest, write_file
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.metrics.objects import f1, match_counts, seg, seg_sum
 from unetpipe.metrics.partitions import PartitionScores, v_info, v_rand
 from unetpipe.metrics.pixels import dice, iou, pixel_error

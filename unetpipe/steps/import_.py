@@ -8,7 +8,8 @@ from torch import Tensor
 
 from unetpipe.checkpoints import read_public_file, write_weights
 from unetpipe.errors import ConfigError, ModelError
-from unetpipe.manifests import open_ledger, store_path, write_file
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import store_path, write_file
 from unetpipe.netspecs import PaddedUnetSpec
 from unetpipe.publicstates import recognised
 from unetpipe.specs import ImportSpec, canonical_json

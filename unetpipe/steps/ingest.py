@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
 from unetpipe.intensity import percentile
-from unetpipe.manifests import Ledger, open_ledger
+from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.multiscales import write_multiscale
 from unetpipe.pyramids import level_shapes
 from unetpipe.resampling import Resampling, along_both, factor_between

@@ -15,7 +15,8 @@ from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.devices import check_gpus, check_precision, choose_device, usable_threads, used_bytes
 from unetpipe.errors import ModelError
 from unetpipe.geometry import Box
-from unetpipe.manifests import Ledger, Manifest, key_of, open_ledger, read_manifest, write_file
+from unetpipe.ledgers import Ledger, key_of, open_ledger
+from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.multiscales import write_multiscale
 from unetpipe.netspecs import network_spec
 from unetpipe.planning import Plan, plan_tiles

@@ -15,7 +15,8 @@ import yaml
 from unetpipe import __version__
 from unetpipe.comparison import metric_rows, pooled_scores, ranked
 from unetpipe.figures import PREDICTION, TRUTH, Album, sample_figures, tissue_figure, weight_figure
-from unetpipe.manifests import Manifest, open_ledger, read_manifest, write_file
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.pictures import Chart, chart
 from unetpipe.schedules import best_row
 from unetpipe.specs import ReportSpec

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import ConfigError, StoreError
 from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
-from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest
+from unetpipe.ledgers import Ledger, open_ledger
+from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.masks import decided
 from unetpipe.measures import add_block, framed, in_um, intensity_scale, no_sums, properties, whole_numbers
 from unetpipe.multiscales import CLASS_COLOURS, write_multiscale

@@ -14,14 +14,28 @@ from unetpipe.annotations.shapes import ClassNames
 from unetpipe.errors import AnnotationError, ConfigError, SourceError
 from unetpipe.examination import count_parts
 from unetpipe.geometry import Box
-from unetpipe.layouts import KNOWN, SHAPES, Pair, coco_pairs, find_pairs, iter_files, named, split_lists, with_splits
+from unetpipe.layouts import (
+    KNOWN,
+    SHAPES,
+    Pair,
+    coco_pairs,
+    ending_of,
+    find_pairs,
+    iter_files,
+    named,
+    split_lists,
+    with_splits,
+)
 from unetpipe.manifests import write_file
+from unetpipe.sources.files import listed_files
 from unetpipe.sources.images import open_source
 
 __all__ = ["sheet"]
 
 # Annotations that are looked into, and the side in px or the bytes of what is looked at.
 PEEKS, PEEK_PX, PEEK_BYTES = 3, 2048, 2**26
+# GeoJSON packs about so well; what is looked at counts unpacked.
+PACKED = 10
 
 
 def sheet(folder: Path, *, output: Path, split: str = "70,15,15", overwrite: bool = False) -> list[str]:
@@ -57,12 +71,13 @@ def sheet(folder: Path, *, output: Path, split: str = "70,15,15", overwrite: boo
     percent = percentages(split)
     if output.exists() and not overwrite:
         raise ConfigError(f"{output}: is there already; add --overwrite, or give another --output")
-    files = list(iter_files(folder))
+    files, apart = without_parts(folder, list(iter_files(folder)))
     pairs, notes = find_pairs(files)
     pairs, more = coco_pairs(folder, files, pairs)
+    pairs, loose = without_loose(pairs)
     annotated = [pair for pair in pairs if pair.annotation]
     if not annotated:
-        raise ConfigError(why_nothing(folder, files))
+        raise ConfigError("; ".join([why_nothing(folder, files), *apart]))
     listed = split_lists(folder, files)
     pairs = with_splits([replace(p, split=listed.get(p.image.stem, p.split)) for p in pairs], percent)
     text = sheet_text(folder, named(pairs))
@@ -74,7 +89,46 @@ def sheet(folder: Path, *, output: Path, split: str = "70,15,15", overwrite: boo
     hint = [f"by their values, annotations are of kind {kind}: set annotate.kind to {kind}"] if kind else []
     names = names_found([folder / pair.annotation for pair in annotated if pair.annotation])
     hint += [f"objects are called {', '.join(names)}: set classes, or annotate.names, to that"] if names else []
-    return [*notes, *more, f"{len(pairs)} images: {parts}", *hint, f"written to {output}; look through it"]
+    return [
+        *apart,
+        *notes,
+        *more,
+        *loose,
+        f"{len(pairs)} images: {parts}",
+        *hint,
+        f"written to {output}; look through it",
+    ]
+
+
+def without_parts(folder: Path, files: Sequence[PurePosixPath]) -> tuple[list[PurePosixPath], list[str]]:
+    """The files without those that look like images and are none, and what to say of these."""
+    parts = {path.parent / name for path in files for name in listed_files(folder / path)} & set(files)
+    objects = [path for path in files if path.suffix.lower() == ".npy" and holds_objects(folder / path)]
+    notes = [f"{len(parts)} file(s) belong to .vms or .vmu slides, and are no images of their own"] if parts else []
+    if objects:
+        notes.append(
+            f"{len(objects)} NumPy file(s) of Python objects are left out, as {objects[0]}: such files are not read; "
+            "in Cellpose, save the masks as PNG or TIFF"
+        )
+    left_out = parts.union(objects)
+    return [path for path in files if path not in left_out], notes
+
+
+def holds_objects(path: Path) -> bool:
+    """Whether a NumPy file holds Python objects, as Cellpose's ``_seg.npy`` does: a type O at the header's start."""
+    with path.open("rb") as file:
+        return b"'|O'" in file.read(128)
+
+
+def without_loose(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+    """The pairs without DICOM files that nothing annotates: a slide has several, and names do not tell which."""
+    kept = [pair for pair in pairs if pair.annotation or pair.image.suffix.lower() != ".dcm"]
+    count = len(pairs) - len(kept)
+    notes = [
+        f"{count} DICOM file(s) that nothing annotates are left out: a slide has several; to predict one, add a row "
+        "with any of its files"
+    ]
+    return kept, notes if count else []
 
 
 def percentages(text: str) -> tuple[float, float, float]:
@@ -125,9 +179,9 @@ def written(folder: Path, path: PurePosixPath | None) -> str:
 def names_found(annotations: Sequence[Path]) -> list[str]:
     """Names of the classes in the first GeoJSON files, sorted; none where these cannot be read or are large."""
     names = ClassNames((), {})
-    for path in [path for path in annotations if path.suffix.lower() == ".geojson"][:PEEKS]:
+    for path in [path for path in annotations if ending_of(path) in (".geojson", ".geojson.gz")][:PEEKS]:
         try:
-            if path.stat().st_size <= PEEK_BYTES:
+            if path.stat().st_size * (PACKED if path.suffix.lower() == ".gz" else 1) <= PEEK_BYTES:
                 deque(iter_qupath(path, names=names, objects="all", notes=Counter()), maxlen=0)
         except AnnotationError:
             return []
@@ -138,7 +192,7 @@ def likely_kind(annotations: Sequence[Path]) -> str:
     """What the values of the first annotations look like; "" where that cannot be told."""
     found = set()
     for path in annotations[:PEEKS]:
-        if path.suffix.lower() in SHAPES | {".json"}:
+        if ending_of(path) in SHAPES | {".json"}:
             return ""
         try:
             with open_source(path, palette="indices") as source:

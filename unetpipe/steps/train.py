@@ -30,7 +30,8 @@ from unetpipe.footprint import is_out_of_memory, out_of_memory
 from unetpipe.geometry import TileGrid
 from unetpipe.inference import Forward, predict_tiles
 from unetpipe.intensity import intensity_range
-from unetpipe.manifests import Ledger, Manifest, open_ledger, read_manifest, write_file
+from unetpipe.ledgers import Ledger, open_ledger
+from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.metrics.pixels import dice, iou, pixel_error
 from unetpipe.metrics.scores import macro_mean
 from unetpipe.metrics.tables import confusion

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.errors import StoreError
-from unetpipe.manifests import Manifest, open_ledger, read_manifest, write_file
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.signals import stop_if_asked
 from unetpipe.slides import open_plane, shard_boxes
 from unetpipe.specs import TuneSpec

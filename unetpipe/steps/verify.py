@@ -11,9 +11,10 @@ import numpy as np
 
 from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
+from unetpipe.ledgers import MENDED
 from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.patches import open_patches
-from unetpipe.provenance import MENDED, chain_faults, forget_units, ledger_faults, read_all, read_units
+from unetpipe.provenance import chain_faults, forget_units, ledger_faults, read_all, read_units
 from unetpipe.slides import Plane, digest_of, open_plane, shard_boxes
 from unetpipe.sources.files import sha256_of_file
 

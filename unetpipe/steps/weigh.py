@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.manifests import open_ledger, read_manifest
+from unetpipe.ledgers import open_ledger
+from unetpipe.manifests import read_manifest
 from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import WeighSpec
 from unetpipe.weights import FADE_FLOOR, FADE_SIGMA_PX, border_weights, faded_weights, reach_px
