@@ -70,7 +70,6 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
         run to run and are no part of the result.
     """
     manifests = sorted((read_manifest(path) for path in inputs), key=lambda m: (m.stage, m.name))
-    # The fingerprint of the code does not see the template, so its bytes enter the key.
     with open_ledger(output, stage="report", spec=spec, code=code, inputs=manifests) as ledger:
         if ledger.complete:
             return
