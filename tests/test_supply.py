@@ -74,6 +74,12 @@ def test_a_line_without_a_hash_is_refused(wheel: Path) -> None:
     assert not (wheel.parent / "installed").exists()
 
 
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile", "apptainer.def"])
+def test_whatever_installs_a_lock_file_asks_for_its_hashes(name: str) -> None:
+    lines = [line for line in (ROOT / name).read_text().splitlines() if re.search(r" -r \S*(lock|requirements)", line)]
+    assert lines and all("--require-hashes" in line for line in lines)
+
+
 @pytest.fixture(scope="module", params=["requirements-cpu.lock", "requirements-cuda.lock"])
 def lock(request: pytest.FixtureRequest) -> str:
     """Name of a lock file."""

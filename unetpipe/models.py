@@ -200,7 +200,15 @@ def read_entries(
             raise ConfigError(f"{place}.network.classes: follows from the list of classes; leave it out")
         keys["network"] = {"family": "unet", **network, "classes": len(classes)}
         seeds = read_seeds(keys.pop("seeds", []), f"{place}.seeds")
-        entries[str(name)] = (spec_from_json(TrainSpec, json.dumps(keys), place), seeds)
+        try:
+            spec = spec_from_json(TrainSpec, json.dumps(keys), place)
+        except ConfigError:
+            # What stands under train is named there.
+            shared = {key: value for key, value in train.items() if key not in ("network", "seeds")}
+            plain = {"family": "unet", "classes": len(classes)}
+            spec_from_json(TrainSpec, json.dumps(shared | {"network": plain}), f"{where}: train")
+            raise
+        entries[str(name)] = (spec, seeds)
     return entries
 
 

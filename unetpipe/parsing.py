@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,10 @@ from unetpipe.netspecs import FAMILIES
 __all__ = ["spec_from_json", "without_cluster"]
 
 SpecType = TypeVar("SpecType")
+
+
+# Numbers that YAML 1.1 takes for text.
+EXPONENT = re.compile(r"[+-]?\d+[eE][+-]?\d+|[+-]?\d+\.\d*[eE]\d+")
 
 
 def spec_from_json(kind: type[SpecType], text: str, where: str) -> SpecType:
@@ -58,6 +63,8 @@ def describe(error: ValidationError, kind: Any, where: str) -> str:
     if first["type"] == "value_error":
         return f"{place}.{first['ctx']['error']}"
     wanted = first["msg"].replace("Input should be", "expected").replace("a valid i", "an i").replace("a valid ", "a ")
+    if first["type"] == "float_type" and isinstance(first["input"], str) and EXPONENT.fullmatch(first["input"]):
+        return f"{place}: {wanted}, came the text {came}; YAML wants a point in it, as in 1.0e-3"
     return f"{place}: {wanted}, came {came}"
 
 

@@ -78,7 +78,7 @@ def test_kill_of_everything(small: Project, undisturbed: dict[str, bytes], tmp_p
     assert tree.manifests() == undisturbed, f"behind {behind} manifests and {delay_s:.2f} s"
 
 
-@numbers(20)
+@numbers(20, 1)
 def test_kill_of_snakemake(small: Project, undisturbed: dict[str, bytes], tmp_path: Path, number: int) -> None:
     """SIGKILL of Snakemake alone: its jobs live on while the same command runs."""
     tree = small.copy(tmp_path / "project")
@@ -252,7 +252,7 @@ def test_lost_and_mixed_chunks(tree: Project, number: int) -> None:
     assert lines and any(path.relative_to(tree.results).parts[1].split(".")[0] in line for line in lines)
 
 
-@numbers(20)
+@numbers(20, 1)
 def test_two_runs_at_once(small: Project, undisturbed: dict[str, bytes], tmp_path: Path, number: int) -> None:
     """Two runs started on one folder: the second leaves with one line, the first goes on."""
     tree = small.copy(tmp_path / "project")
@@ -268,7 +268,7 @@ def test_two_runs_at_once(small: Project, undisturbed: dict[str, bytes], tmp_pat
     check_single_writers(tree)
 
 
-@numbers(12)
+@numbers(12, 1)
 def test_moved_trees_and_skewed_clocks(finished: Project, tmp_path: Path, number: int) -> None:
     """The tree copied to another place, with time stamps up to a day from now: nothing runs."""
     draws = dice("clock", number)
