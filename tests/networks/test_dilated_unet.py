@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from slowlayers import Array, conv, pool, raised, relu, resized
 from torch import Tensor, nn
 
 from unetpipe.netspecs import DilatedUnetSpec
@@ -108,6 +109,54 @@ def test_printed_form_is_that_of_a_second_writing() -> None:
     expected = stretch(F.conv2d(features, state["final.weight"], state["final.bias"]), image)
     with torch.no_grad():
         assert torch.equal(network(image), expected)
+
+
+@pytest.mark.parametrize("form", ["printed", "valid", "aligned"])
+def test_forward_is_that_of_a_slow_reference(form: str) -> None:
+    spec = DilatedUnetSpec(depth=2, base_width=2, channels=2, form=form)
+    network = build_network(spec, seed=6).eval()
+    state = network.state_dict()
+    side = spec.geometry.side_within(75) if form == "valid" else 75
+    image = np.random.default_rng(1).random((2, side, side))
+
+    def twice(found: Array, names: tuple[str, str], dilation: int) -> Array:
+        for name in names:
+            padding = dilation if form == "aligned" else 0
+            found = relu(conv(found, state, name, padding=padding, dilation=dilation))
+        return found
+
+    def cropped(large: Array, like: Array) -> Array:
+        y, x = ((n - m) // 2 for n, m in zip(large.shape[1:], like.shape[1:], strict=True))
+        return large[:, y : y + like.shape[1], x : x + like.shape[2]]
+
+    maps = [image]
+    for level in (1, 2):
+        found = twice(maps[-1], (f"enc{level}.down.0", f"enc{level}.down.2"), 2)
+        maps.append(pool(found, ceil=True))
+    # Between them and the up-convolution stands the dropout, which does nothing here.
+    found = relu(raised(twice(maps[-1], ("center.0", "center.2"), 1), state, "center.5"))
+    for level in (2, 1):
+        skip, above = maps.pop(), maps[-1]
+        doubled = tuple(2 * n for n in skip.shape[1:])
+        if form == "printed":
+            skip = resized(skip, found.shape[1:], corners=True)
+        elif form == "valid":
+            skip = cropped(resized(skip, doubled, corners=False), found)
+        else:
+            skip, found = (
+                m[:, : above.shape[1], : above.shape[2]] for m in (resized(skip, doubled, corners=False), found)
+            )
+        joined = np.concatenate([found, skip])
+        if level == 2:
+            found = relu(raised(twice(joined, ("dec2.up.0", "dec2.up.2"), 1), state, "dec2.up.4"))
+        else:
+            found = twice(joined, ("dec1.0", "dec1.2"), 1)
+    expected = conv(found, state, "final")
+    expected = resized(expected, image.shape[1:], corners=True) if form == "printed" else expected
+    with torch.no_grad():
+        logits = network(torch.from_numpy(image[None].astype(np.float32)))[0].numpy()
+    assert logits.shape == expected.shape
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
 # --- where things appear ------------------------------------------------------------------------------------------

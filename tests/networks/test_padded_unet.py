@@ -2,9 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from slowlayers import Array, conv, norm, pool, raised, relu, resized
 from torch import Tensor, nn
 
 from unetpipe.errors import ConfigError, ModelError
@@ -111,6 +113,43 @@ def trained(**keys: object) -> nn.Module:
         for _ in range(3):
             network(torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1)) * 3)
     return network.eval()
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (19, 13)])
+@pytest.mark.parametrize(
+    "keys", [{}, {"up": "bilinear"}, {"up": "bilinear", "align_corners": True}], ids=["transposed", "edges", "corners"]
+)
+def test_forward_is_that_of_a_slow_reference(keys: dict[str, object], height: int, width: int) -> None:
+    """Odd sides, too, of which the last row or column has no level below it."""
+    network = trained(features=(3, 6), **keys)
+    state = network.state_dict()
+
+    def double(image: Array, name: str) -> Array:
+        for i in (0, 3):
+            name_of_conv, name_of_norm = f"{name}.double_conv.{i}", f"{name}.double_conv.{i + 1}"
+            image = relu(norm(conv(image, state, name_of_conv, padding=1), state, name_of_norm))
+        return image
+
+    image = np.random.default_rng(3).random((1, height, width))
+    maps = [double(image, "inc")]
+    for level in (1, 2):
+        maps.append(double(pool(maps[-1]), f"down{level}.maxpool_conv.1"))
+    found = maps.pop()
+    for level in (1, 2):
+        if "up" in keys:
+            doubled = tuple(2 * n for n in found.shape[1:])
+            found = resized(found, doubled, corners="align_corners" in keys)
+        else:
+            found = raised(found, state, f"up{level}.up")
+        skip = maps.pop()
+        # At most one more, which comes behind.
+        missing = [(0, n - m) for n, m in zip(skip.shape, found.shape, strict=True)]
+        found = np.pad(found, [(0, 0), *missing[1:]])
+        found = double(np.concatenate([skip, found]), f"up{level}.conv")
+    expected = conv(found, state, "outc.conv")
+    with torch.no_grad():
+        logits = network(torch.from_numpy(image[None].astype(np.float32)))[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (64, 16)])
