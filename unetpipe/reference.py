@@ -27,14 +27,15 @@ EXAMPLE: dict[str, dict[str, Any]] = {
 CLASSES = ("background", "cell")
 MODEL = {"unet16": {"network": {"base_width": 16}}}
 TOP = {
-    "samples": "the sample sheet, a table separated by tabs",
-    "classes": "names of the classes; the first is background, the others follow their indices in class maps",
+    "samples": "the sample sheet, a table separated by tabs; by default `config/samples.tsv`",
+    "classes": "names of the classes; the first is background, the others follow their indices in class maps; "
+    "by default `[background, foreground]`",
     "folds": "number of folds of cross-validation: each network leaves out one part of the training samples, and is "
-    "evaluated on it; 0: none, or as the sheet's column `fold` has it",
-    "ensembles": "name and list of entries or networks whose probabilities are averaged",
+    "evaluated on it; 0, the default: none, or as the sheet's column `fold` has it",
+    "ensembles": "name and list of entries or networks whose probabilities are averaged; by default none",
 }
 ENTRY = {
-    "preset": "name of a file in `config/presets`, whose keys come before those of `train`",
+    "preset": "name of a file in `config/presets`, whose keys come before those of `train`; by default none",
     "seeds": "one network for each seed; without, `seed` counts",
     "weights": "file of public weights (`.pth`, `.pt`, `.safetensors`) of a padded U-Net, which is imported and not "
     "trained; beside it only the keys of `import` count (below)",
