@@ -102,7 +102,7 @@ def stored(folder: Path, shape: tuple[int, int] = (90, 80), weights: tuple[int, 
         for _, box in plane.iter_shards():
             plane.write_shard(box, np.ascontiguousarray(array[(..., *box.slices)]))
         facts = {"percentiles": [(10.0, 200.0), (0.0, 255.0)]}
-        keys = {"spec": {}, "code": "", "inputs": {}, "content": "", "objects": {}}
+        keys = {"spec": {}, "code": "", "inputs": {}, "content": "", "objects": {}, "digests": {}}
         manifests.append(Manifest(path=path, stage=stage, facts=facts, **keys))
     return manifests
 

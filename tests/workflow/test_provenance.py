@@ -44,7 +44,7 @@ def test_a_run_is_written_down(finished: Any) -> None:
         if not path.with_suffix(".ledger").is_file():
             continue
         manifest = json.loads(path.read_text())
-        made = {"schema": 1} | {key: manifest[key] for key in ("stage", "spec", "code", "inputs")}
+        made = {"schema": 2} | {key: manifest[key] for key in ("stage", "spec", "code", "inputs")}
         key = hashlib.sha256(json.dumps(made, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
         name = path.relative_to(finished.results).with_suffix("").as_posix()
         lines.append(f"{'results/' * (name == 'report')}{name} {key} {manifest['content']}\n")
@@ -97,7 +97,7 @@ def test_parameters_tables_and_facts_are_told(tree: Any) -> None:
     altered("metrics/m/t.json", lambda content: content.replace(b'"n": ', b'"n": 1', 1))
     lines = told(tree)
     for name, words in (
-        ("models/m.json", "weights is not what was written"),
+        ("models/m.json", "weights.safetensors is not what was written"),
         ("report.json", "index.html is not what was written"),
         ("metrics/m/t.json", "the content digest does not follow"),
     ):
