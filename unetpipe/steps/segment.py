@@ -122,9 +122,11 @@ def write_classes(
 
 def write_instances(plane: Plane, stitched: Stitched, ledger: Ledger) -> None:
     """Write the label of each pixel, core by core."""
-    for number, (unit, box) in enumerate(stitched.cores):
-        if f"instances/{unit}" not in ledger:
-            ledger.append(f"instances/{unit}", plane.write_shard(box, stitched.block(number)))
+    # The cores may be named by an array aside.
+    names = {box: f"instances/{name}" for name, box in plane.iter_shards()}
+    for number, (_, box) in enumerate(stitched.cores):
+        if names[box] not in ledger:
+            ledger.append(names[box], plane.write_shard(box, stitched.block(number)))
 
 
 def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any]) -> None:
