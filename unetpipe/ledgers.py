@@ -83,18 +83,15 @@ class Ledger:
             shutil.rmtree(self.store)
         self.write_line({"key": key_of(self.identity)})
 
-    def lost(self) -> dict[str, str]:
-        """The shards of finished units that are not there, each with words for it; of stages of `MENDED`."""
-        if self.identity["stage"] not in MENDED:
-            return {}
+    def lost_units(self) -> set[str]:
+        """The finished units whose shards are not there; of stages of `MENDED`."""
+        if self.identity["stage"] not in MENDED or not self.units:
+            return set()
         there = {unit_of(name) for name in files_below(self.store) if is_chunk(name)} if self.store.is_dir() else set()
-        gone = [unit for unit in self.units if "/" in unit and unit not in there]
-        return {name: f"{self.store}: the shard {name} is missing" for name in map("/c/".join, map(split_unit, gone))}
+        return {unit for unit in self.units if "/" in unit} - there
 
     def take_back(self, damaged: Mapping[str, str]) -> None:
         """Forget the units of files that are damaged, each with words for it; all, where that is not enough."""
-        if not damaged:
-            return
         first, more = next(iter(damaged.values())), len(damaged) - 1
         others = f" and {more} more" if more else ""
         if self.identity["stage"] in MENDED and all(map(is_chunk, damaged)):
@@ -153,12 +150,6 @@ def unit_of(name: str) -> str:
     """
     array, _, place = name.partition("/c/")
     return "/".join([array, *place.split("/")[-2:]])
-
-
-def split_unit(unit: str) -> tuple[str, str]:
-    """Array of a unit, and its place there."""
-    array, y, x = unit.rsplit("/", 2)
-    return array, f"{y}/{x}"
 
 
 def key_of(identity: Mapping[str, Any]) -> str:
@@ -233,7 +224,9 @@ def open_ledger(
                 ledger.write_manifest(closing)
                 log.info("already done with exactly these inputs: %s", output)
         elif ledger.units:
-            ledger.take_back(ledger.lost())
+            if lost := ledger.lost_units():
+                log.warning("%s: %d shards are missing; computing these shards again", ledger.store, len(lost))
+                ledger.forget(lost)
             log.info("going on behind %d finished units: %s", len(ledger.units), output)
         ledger.store.mkdir(exist_ok=True)
         try:
