@@ -49,7 +49,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / f"unetpipe-{os.getuid()}"
     lease_devices.cache_clear()
     while len(HELD) > held:
-        HELD.pop().close()
+        os.close(HELD.pop())
 
 
 def test_one_or_none_is_no_demand(two_gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_what_is_leased_is_refused_with_its_holder(tmp_path: Path) -> None:
     take_lease(path, what="it")
     ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert f"it: in use by another run (process {os.getpid()} on " in ended.stderr
-    HELD.pop().close()
+    os.close(HELD.pop())
     assert len(HELD) == held
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 0
 

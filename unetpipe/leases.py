@@ -5,14 +5,13 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import IO
 
 from unetpipe.errors import StoreError, in_one_line
 
 __all__ = ["hold_folder", "take_lease"]
 
-# Locked files, open until the process ends.
-HELD: list[IO[str]] = []
+# Descriptors of locked files, open until the process ends.
+HELD: list[int] = []
 
 
 def take_lease(path: Path, *, what: str) -> None:
@@ -42,20 +41,19 @@ def take_lease(path: Path, *, what: str) -> None:
     ...     take_lease(Path(folder) / "lease", what="this folder")
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with file:
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             file.seek(0)
             holder = file.readline().strip()
-        raise StoreError(
-            f"{what}: in use by another run ({holder}); wait for it to end, or stop it, and give the same command again"
-        ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-    file.flush()
-    HELD.append(file)
+            raise StoreError(
+                f"{what}: in use by another run ({holder}); wait for it to end, or stop it, and give the same command"
+                " again"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        HELD.append(os.dup(file.fileno()))
 
 
 def hold_folder() -> None:
