@@ -96,9 +96,11 @@ def test_time_limit(long: Project, cluster: PrivateSlurm, tmp_path: Path, number
         if number:
             wait_for(lambda: cluster.jobs()[job["JobId"]]["JobState"] == "TIMEOUT", 300)
         else:
-            wait_for(lambda: all(has_pending(pid, signal.SIGTERM) for pid in own), 300)
+            # SLURM may wake it to tell it, so that it has ended before anybody looks.
+            wait_for(lambda: all(is_gone(pid) or has_pending(pid, signal.SIGTERM) for pid in own), 300)
             for pid in own:
-                os.kill(pid, signal.SIGCONT)
+                if not is_gone(pid):
+                    os.kill(pid, signal.SIGCONT)
 
     # As the profile wants it, SLURM tells the job two minutes before the end of four; or else it tells nothing.
     asked = {"runtime": "attempt", "slurm_extra": "'--mail-type=NONE'"} if number else {"runtime": "4 * attempt"}
