@@ -124,7 +124,9 @@ def _chosen(
     identity, _, size = found[0]
     if None not in size and tuple(size) != shape:
         raise refused(
-            path, f"expected the image's size of {shape[0]} x {shape[1]} px, came {size[0]} x {size[1]} px for {image}"
+            path,
+            f"expected the image's size of {shape[0]} x {shape[1]} px, came {size[0]} x {size[1]} px for {image}; "
+            "name the file that was drawn on it",
         )
     return identity
 

@@ -64,7 +64,10 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         counts, found = counted(instances, classes, spec.n_classes)
         if not counts.any():
             why = f"value {spec.ignore_value}" if spec.ignore_value is not None else f"outside: {spec.outside}"
-            raise AnnotationError(f"{annotation}: every pixel is ignored ({why}); nothing to learn from")
+            raise AnnotationError(
+                f"{annotation}: every pixel is ignored ({why}), so that nothing can be learnt; annotate some, or "
+                "leave the sample out"
+            )
         if drawn is not None and drawn > found:
             log.warning("%s: %d of %d shapes have no pixel of their own", annotation, drawn - found, drawn)
         pixel_size = source.facts["pixel_size_um"]
