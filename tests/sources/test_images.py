@@ -103,7 +103,9 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (tmp_path / "a.tif").write_bytes(b"II*\0")
     monkeypatch.setattr(Path, "open", denied)
-    assert refused(tmp_path / "a.tif").endswith("a.tif: may not be read: permission denied; ask its owner for the right to read it")
+    assert refused(tmp_path / "a.tif").endswith(
+        "a.tif: may not be read: permission denied; ask its owner for the right to read it"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])

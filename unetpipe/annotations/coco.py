@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from unetpipe.annotations.jsonitems import iter_items
 from unetpipe.annotations.shapes import ClassNames, Shape, polygon_of, refused, shape_of
-from unetpipe.labels import IGNORE
 from unetpipe.polygons import Rings, rectangles
+from unetpipe.specs import IGNORE
 
 __all__ = ["decoded_counts", "iter_coco", "rings_of_counts"]
 

@@ -12,9 +12,8 @@ from unetpipe.errors import AnnotationError
 from unetpipe.geometry import Box
 from unetpipe.instances import CoreComponents, core_components, relabelled, resolve
 from unetpipe.labelling import label_core
-from unetpipe.labels import IGNORE
 from unetpipe.sources.images import Source
-from unetpipe.specs import AnnotateSpec
+from unetpipe.specs import IGNORE, AnnotateSpec
 
 __all__ = ["InstanceMap", "MapTruth", "PartsMap", "Truth", "open_map"]
 

@@ -17,10 +17,9 @@ from unetpipe.annotations.maps import Truth, open_map
 from unetpipe.annotations.qupath import iter_qupath
 from unetpipe.annotations.shapes import MAX_VERTICES, ClassNames, Shape, refused
 from unetpipe.geometry import Box
-from unetpipe.labels import IGNORE
 from unetpipe.polygons import paint, polygons_of
 from unetpipe.sources.images import open_source
-from unetpipe.specs import AnnotateSpec
+from unetpipe.specs import IGNORE, AnnotateSpec
 
 __all__ = ["ShapeTruth", "form_of", "open_truth"]
 
