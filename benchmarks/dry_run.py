@@ -1,15 +1,16 @@
-"""Seconds and memory of `snakemake -n` by number of samples, in a project that has not run yet.
+"""Seconds and memory of `snakemake -n` by number of samples, in a project that has not run yet; seconds of `--help`.
 
 Run: python benchmarks/dry_run.py [--samples 1000]
 
-Targets: under 10 s for 1,000 samples; under 60 s and 2 GB for 10,000. CPU seconds tell more where the machine is busy
-with other things.
+Targets: under 10 s for 1,000 samples; under 60 s and 2 GB for 10,000; `python -m unetpipe --help` under 0.5 s, beside
+a Python that does nothing. CPU seconds tell more where the machine is busy with other things.
 """
 
 import argparse
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -62,11 +63,24 @@ def dry_run(n_samples: int) -> tuple[float, float, int]:
     return wall, cpu, int(total.split()[1])
 
 
+def median_seconds(*arguments: str, times: int = 9) -> float:
+    """Median wall seconds of a Python process with these arguments."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
 def main() -> None:
-    """Print one line per size."""
+    """Print one line for `--help`, and one per size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1000)
     samples = parser.parse_args().samples
+    print(
+        f"--help {median_seconds('-m', 'unetpipe', '--help'):.2f} s, python -c pass {median_seconds('-c', 'pass'):.2f} s"
+    )
     for n_samples in (20, samples):
         wall, cpu, jobs = dry_run(n_samples)
         # The largest process so far: the sizes are run in rising order.

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,11 @@ for source in sorted(Path(sys.argv[1]).iterdir()):
     except SourceError as error:
         print(error)
 """
+# How a clause begins that says what to do.
+REMEDIES = (
+    "ask check choose convert copy correct delete did export give install leave lower make name replace run save see "
+    "set use write"
+)
 IMAGE = np.arange(40 * 50, dtype=np.uint8).reshape(40, 50)
 
 
@@ -94,9 +100,9 @@ def without_width(path: Path) -> None:
 INGEST: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "missing": (lambda path: None, "{}", ("no such file",)),
     "empty": (Path.touch, "{}", ("empty", "0 bytes")),
-    "directory": (Path.mkdir, "{}", ("directory", "expected an image file")),
+    "directory": (Path.mkdir, "{}", ("directory", "name an image file")),
     "truncated": (cut_in_half, "{}", ("truncated",)),
-    "unknown format": (lambda path: path.write_text("P2 2 2 1"), "{}", ("unknown format", "expected TIFF")),
+    "unknown format": (lambda path: path.write_text("P2 2 2 1"), "{}", ("unknown format", "save it as TIFF")),
     "no columns": (without_width, "{}", ("0",)),
     "NaN": (write(with_pixel(np.ones((40, 50), np.float32), np.nan)), "{}", ("1 values that are NaN", "replace")),
     "infinity": (write(with_pixel(np.ones((40, 50), np.float32), -np.inf)), "{}", ("infinite",)),
@@ -185,6 +191,8 @@ def assert_one_line(code: int, said: str, *wanted: str) -> None:
     assert "Traceback" not in said
     for text in wanted:
         assert text in said, (text, said)
+    remedy = re.split(r"[;,] (?:or |and )?", said)
+    assert said.endswith("?\n") or any(clause.split()[0] in REMEDIES.split() for clause in remedy[1:]), said
 
 
 def assert_nothing_left(folder: Path) -> None:
@@ -249,7 +257,7 @@ def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "x.tif"
     tifffile.imwrite(source, IMAGE)
     [(code, said)] = ask([["ingest", source, "--output", source / "images" / "x.json"]])
-    assert_one_line(code, said, "x.tif", "Not a directory")
+    assert_one_line(code, said, "x.tif", "part of its path is a file")
 
 
 def test_any_pixel_is_an_image(tmp_path: Path) -> None:
@@ -264,7 +272,7 @@ def test_any_pixel_is_an_image(tmp_path: Path) -> None:
 SHEET = "sample\timage\tannotation\tsplit\na\ta.tif\ta.tif\ttrain\n"
 MODELS = {"m": {"network": {"depth": 1}}}
 CONFIGURATIONS: dict[str, tuple[dict[str, object], str, tuple[str, ...]]] = {
-    "duplicate name": ({}, SHEET + "A\ta.tif\ta.tif\tval\n", ("s.tsv row 3", "'A'", "row 2 already", "unique")),
+    "duplicate name": ({}, SHEET + "A\ta.tif\ta.tif\tval\n", ("s.tsv row 3", "'A'", "row 2 already", "its own name")),
     "hostile name": ({}, SHEET + "../a\ta.tif\ta.tif\tval\n", ("s.tsv row 3", "'../a'", "letters, digits")),
     "hostile command": ({}, SHEET + "$(rm -rf .)\ta.tif\ta.tif\tval\n", ("s.tsv row 3", "rm -rf", "letters")),
     "hostile model": ({"models": {"a/b": {}}}, SHEET, ("models.a/b", "letters, digits")),

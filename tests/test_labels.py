@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from unetpipe.errors import AnnotationError, ConfigError
 from unetpipe.labels import (
-    IGNORE,
     carve,
     class_counts,
     compact,
@@ -19,6 +18,7 @@ from unetpipe.labels import (
     one_sided_ridge,
     symmetric_ridge,
 )
+from unetpipe.specs import IGNORE
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 LABELS = arrays(np.uint32, SHAPES, elements=st.integers(0, 4))

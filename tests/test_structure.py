@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["ranks", "processes", "leases", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
     **dict.fromkeys(["manifests", "ledgers", "annotations", "features", "figures", "draws", "provenance"], 3),
-    **dict.fromkeys(["shards", "reading", "writing", "multiscales"], 3),
+    **dict.fromkeys(["shards", "reading", "writing", "multiscales", "labelimages"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching", "predictor", "workers"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
@@ -122,9 +123,9 @@ def test_nothing_prints_and_nothing_is_swallowed(path: Path) -> None:
             assert not caught & {"Exception", "BaseException"}, f"{path}:{node.lineno}: blanket except"
 
 
-def test_the_readme_shows_the_tree_on_the_disk() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"```text\n(.*?)```", text, re.S)
+def shown_tree() -> set[str]:
+    """Files and folders that the README's tree shows, folders with a slash behind."""
+    block = re.search(r"```text\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert block, "README.md has no tree"
     shown: set[str] = set()
     parents: list[str] = []
@@ -135,9 +136,20 @@ def test_the_readme_shows_the_tree_on_the_disk() -> None:
             for name in entry.split():
                 parents[depth:] = [name]
                 shown.add("".join(parents))
-    for name in shown:
-        assert (ROOT / name).exists(), f"README.md shows {name}, which is not there"
-    for path in PACKAGE.iterdir():
-        if path.name != "__pycache__":
-            name = f"unetpipe/{path.name}" + ("/" if path.is_dir() else "")
+    return shown
+
+
+def test_all_that_the_readme_shows_is_there() -> None:
+    assert [name for name in shown_tree() if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_shows_all_that_is_there() -> None:
+    shown = shown_tree()
+    # A folder is shown with what is in it, or alone.
+    opened = {"".join(re.findall("[^/]+/", name.rstrip("/"))) for name in shown}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for path in (Path(line) for line in listed.splitlines() if not line.startswith(".")):
+        for name in [f"{folder}/" for folder in reversed(path.parents[:-1])] + [str(path)]:
             assert name in shown, f"README.md does not show {name}"
+            if name not in opened:
+                break

@@ -61,8 +61,10 @@ def main() -> NoReturn:
         reasons = {
             errno.ENOSPC: "no space left on the disk; make room and give the same command again",
             errno.ENOENT: "no such file; check the path",
+            errno.ENOTDIR: "part of its path is a file and no folder; check the path",
         }
-        end(f"{error.filename or 'a file'}: {reasons.get(error.errno or 0, error.strerror or str(error))}", 2)
+        reason = f"{error.strerror or error}; check the disk and your rights there, then give the same command again"
+        end(f"{error.filename or 'a file'}: {reasons.get(error.errno or 0, reason)}", 2)
     sys.exit(0)
 
 

@@ -253,7 +253,9 @@ def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Conf
         for sample in config.samples.values():
             for column, path in sample.sources.items():
                 if not config.is_simulated(path) and not Path(path).exists():
-                    raise ConfigError(f"{config.sheet}: sample {sample.name}: {column}: no such file: {path}")
+                    raise ConfigError(
+                        f"{config.sheet}: sample {sample.name}: {column}: no such file: {path}; check the path"
+                    )
     return config
 
 

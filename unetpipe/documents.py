@@ -26,7 +26,7 @@ def read_text(path: Path) -> str:
             raise ConfigError(f"{path}: expected a small text file, came {path.stat().st_size} bytes")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        raise ConfigError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected UTF-8 text; save it as UTF-8") from None
     except OSError as error:
@@ -67,9 +67,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path}{where}: not valid YAML: {reason}") from None
+        raise ConfigError(f"{path}{where}: not valid YAML: {reason}; correct it there") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected sections with keys, came {type(data).__name__}")
+        raise ConfigError(f"{path}: expected sections with keys, came {type(data).__name__}; see config/README.md")
     return data
 
 
@@ -78,7 +78,7 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected keys with values, came {value!r:.60}")
+        raise ConfigError(f"{where}: expected keys with values, came {value!r:.60}; see config/README.md")
     return dict(value)
 
 

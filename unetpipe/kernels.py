@@ -17,6 +17,7 @@ from unetpipe.outlines import joined, trace
 from unetpipe.phantoms import phantom_image, phantom_labels
 from unetpipe.polygons import paint, polygons_of, rectangles
 from unetpipe.pyramids import area_mean
+from unetpipe.specs import IGNORE
 from unetpipe.warp import deformed_patch, spline_coefficients
 from unetpipe.weights import border_weights
 
@@ -47,10 +48,10 @@ def compile_all() -> None:
     add_block(no_sums(objects.count, 1), around, found.astype(np.uint16), image.astype(np.int64), box=box)
     joined(trace(around, around, box=box, image_width=SIDE)[1])
     confusion(classes, classes, 2)
-    contingency(labels, found, valid=classes != 255)
+    contingency(labels, found, valid=classes != IGNORE)
     square = polygons_of([rectangles(np.array([[1, 1, 9, 9]]))])
     paint(labels.copy(), square, box=box, order=np.arange(1), values=np.ones(1, np.uint32))
-    thin_tables(labels, image[0] / 255, valid=classes != 255)
+    thin_tables(labels, image[0] / 255, valid=classes != IGNORE)
 
 
 if __name__ == "__main__":

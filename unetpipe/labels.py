@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetpipe.errors import AnnotationError, ConfigError
+from unetpipe.specs import IGNORE
 
 __all__ = [
-    "IGNORE",
     "Ridge",
     "carve",
     "class_counts",
@@ -24,9 +24,6 @@ __all__ = [
     "one_sided_ridge",
     "symmetric_ridge",
 ]
-
-IGNORE = 255
-"""Class of pixels that nobody annotated: they train and count nothing."""
 
 Ridge: TypeAlias = Literal["symmetric", "one_sided", "none"]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unetpipe.errors import AnnotationError, ModelError
 from unetpipe.networks import class_logits
+from unetpipe.specs import IGNORE
 
 __all__ = [
     "binary_cross_entropy",
@@ -28,7 +29,6 @@ __all__ = [
 Kind = Literal["cross_entropy", "binary_cross_entropy", "dice", "cross_entropy_dice", "focal"]
 Reduction = Literal["sum", "mean", "weighted_mean"]
 
-IGNORED = 255
 # Dice counts one pixel of weight 1 more in both its terms: empty against empty is then a perfect score.
 SMOOTHING = 1.0
 
@@ -265,7 +265,7 @@ def soft_dice(logits: Tensor, classes: Tensor, weights: Tensor, *, reduction: Re
 
 def valid_targets(classes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """(N, Y, X) class indices and weights, both 0 where ignored."""
-    valid = classes != IGNORED
+    valid = classes != IGNORE
     return torch.where(valid, classes, 0).long(), torch.where(valid, weights, 0.0)
 
 
@@ -301,7 +301,7 @@ def pixel_weights(classes: Tensor, separation: Tensor, class_weights: Tensor) ->
     -------
     (N, Y, X) float32 tensor
     """
-    valid = classes != IGNORED
+    valid = classes != IGNORE
     return torch.where(valid, class_weights[torch.where(valid, classes, 0).long()] + separation, 0.0)
 
 

@@ -134,7 +134,9 @@ def read_manifest(path: Path, *, stage: str | None = None, whole: bool = True) -
     if version != SCHEMA:
         raise StoreError(f"{path}: expected a manifest of schema {SCHEMA}, came {version}; delete it and run again")
     if stage is not None and manifest.stage != stage:
-        raise StoreError(f"{path}: expected a manifest of stage {stage}, came one of stage {manifest.stage}")
+        raise StoreError(
+            f"{path}: expected a manifest of stage {stage}, came one of stage {manifest.stage}; name that one"
+        )
     for fault in damage(manifest.store, manifest.objects).values() if whole else ():
         raise StoreError(f"{fault}; delete {path} and run again")
     return manifest

@@ -9,6 +9,7 @@ from typing import Any
 
 from unetpipe.errors import StoreError
 from unetpipe.resampling import along_both
+from unetpipe.specs import IGNORE
 
 __all__ = ["CLASS_COLOURS", "link_combined", "write_multiscale"]
 
@@ -31,7 +32,7 @@ def _label_colours(count: int) -> dict[str, Any]:
     if not count:
         return {}
     rgba = {0: (0, 0, 0, 0)} | {v: (*CLASS_COLOURS[(v - 1) % len(CLASS_COLOURS)], 255) for v in range(1, count)}
-    rgba[255] = (128, 128, 128, 255)
+    rgba[IGNORE] = (128, 128, 128, 255)
     return {"colors": [{"label-value": value, "rgba": list(colour)} for value, colour in rgba.items()]}
 
 

@@ -36,7 +36,8 @@ def spec_from_json(kind: type[SpecType], text: str, where: str) -> SpecType:
         parsed: SpecType = adapter(kind).validate_json(text, strict=True)
         return parsed
     except ValidationError as error:
-        raise ConfigError(describe(error, kind, where)) from None
+        fault = describe(error, kind, where)
+        raise ConfigError(fault if ";" in fault else f"{fault}; see config/README.md") from None
 
 
 @typing.no_type_check
@@ -64,7 +65,7 @@ def describe(error: ValidationError, kind: Any, where: str) -> str:
         return f"{place}.{first['ctx']['error']}"
     wanted = first["msg"].replace("Input should be", "expected").replace("a valid i", "an i").replace("a valid ", "a ")
     if first["type"] == "float_type" and isinstance(first["input"], str) and EXPONENT.fullmatch(first["input"]):
-        return f"{place}: {wanted}, came the text {came}; YAML wants a point in it, as in 1.0e-3"
+        return f"{place}: {wanted}, came the text {came}; write it with a point, as in 1.0e-3"
     return f"{place}: {wanted}, came {came}"
 
 

@@ -81,15 +81,19 @@ def read_samples(path: Path, ingest: IngestSpec) -> dict[str, Sample]:
     for number, row in rows[1:]:
         where = f"{path} row {number}"
         if any(row[len(header) :]):
-            raise ConfigError(f"{where}: expected {len(header)} cells, came {len(row)}")
+            raise ConfigError(
+                f"{where}: expected {len(header)} cells, came {len(row)}; remove what is behind the last column"
+            )
         cells = dict.fromkeys(COLUMNS, "") | dict(zip(header, row, strict=False))
         sample = read_row(cells, where, ingest)
         twin = seen.setdefault(sample.name.lower(), number)
         if twin != number:
-            raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; names must be unique")
+            raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; give each its own name")
         samples[sample.name] = sample
     if not any(sample.split == "train" for sample in samples.values()):
-        raise ConfigError(f"{path}: expected at least one sample of split train, came none")
+        raise ConfigError(
+            f"{path}: expected at least one sample of split train, came none; set split to train in some rows"
+        )
     return samples
 
 

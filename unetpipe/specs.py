@@ -18,6 +18,7 @@ from unetpipe.netspecs import NetworkSpec, UnetSpec
 from unetpipe.segmentspecs import SegmentSpec, TuneSpec
 
 __all__ = [
+    "IGNORE",
     "AnnotateSpec",
     "AugmentSpec",
     "DoctorSpec",
@@ -35,6 +36,9 @@ __all__ = [
     "WeighSpec",
     "canonical_json",
 ]
+
+IGNORE = 255
+"""Class of pixels that nobody annotated: they train and count nothing."""
 
 
 def canonical_json(spec: Any) -> str:

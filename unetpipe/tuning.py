@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.metrics.scores import Score, ratio
+from unetpipe.specs import IGNORE
 
 __all__ = ["best_threshold", "probability_counts"]
 
@@ -36,7 +37,7 @@ def probability_counts(probabilities: NDArray[Any], classes: NDArray[np.uint8], 
     >>> probability_counts(pixels, np.array([[0, 1, 255]], np.uint8), full=3)[1].tolist()
     [[1, 0, 0, 0], [0, 0, 1, 0]]
     """
-    valid = classes != 255
+    valid = classes != IGNORE
     truth = classes[valid]
     counts = np.empty((len(probabilities), 2, full + 1), np.int64)
     for index, stored in enumerate(probabilities):

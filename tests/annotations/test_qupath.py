@@ -114,7 +114,7 @@ def test_planes(read) -> None:
     for z, shape in enumerate(shapes):
         shape["geometry"]["plane"] = {"c": -1, "z": z, "t": 0}
     assert read(shapes, plane=1)[0][0].tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
-    with pytest.raises(AnnotationError, match=r"3 planes \(0 to 2\): choose one"):
+    with pytest.raises(AnnotationError, match=r"3 planes \(0 to 2\); choose one"):
         read(shapes)
 
 

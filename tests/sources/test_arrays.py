@@ -68,7 +68,7 @@ def test_ome_zarr_by_planes_and_channels(tmp_path: Path, version: str, axes: str
             np.testing.assert_array_equal(whole(source, 20), plane)
             assert (source.pixel_sides_um, source.channel_names) == ((0.25, 0.25), names)
     if len(planes) > 1:
-        assert f"holds {len(planes)} planes: choose one" in refused(tmp_path / "a b[1].zarr")
+        assert f"holds {len(planes)} planes; choose one" in refused(tmp_path / "a b[1].zarr")
 
 
 STORED: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ def test_layouts_of_several_images(tmp_path: Path) -> None:
     write_ome_zarr(tmp_path / "a" / "0", image, "yx", "0.4")
     np.testing.assert_array_equal(read(tmp_path / "a")[0], image)
     write_ome_zarr(tmp_path / "a" / "1", image, "yx", "0.4")
-    assert "holds 2 images: name the folder of one of them, such as a/0" in refused(tmp_path / "a")
+    assert "holds 2 images; name the folder of one of them, such as a/0" in refused(tmp_path / "a")
     group.attrs.put({"plate": {}})
     assert "is a plate" in refused(tmp_path / "a")
     group.attrs.put({})

@@ -51,7 +51,7 @@ def test_links_are_followed_and_circles_refused(folder: Path) -> None:
 
 
 def test_a_folder_that_is_no_image_is_not_read_through(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="is a directory; expected an image file"):
+    with pytest.raises(SourceError, match="is a directory; name an image file"):
         sha256_of_source(tmp_path)
 
 

@@ -109,7 +109,7 @@ for name in json.load(sys.stdin):
         try:
             source = open_source(pathlib.Path(name))
         except SourceError as error:
-            if "planes: choose" not in str(error):
+            if "planes; choose" not in str(error):
                 raise
             source = open_source(pathlib.Path(name), plane=0)
         with source:

@@ -84,7 +84,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "link.tif")
     assert "is a directory" in refused(tmp_path)
     (tmp_path / "empty.tif").touch()
-    assert refused(tmp_path / "empty.tif").endswith("empty.tif: is empty (0 bytes)")
+    assert refused(tmp_path / "empty.tif").endswith("empty.tif: is empty (0 bytes); copy it again, or export it anew")
     (tmp_path / "text.tif").write_text("no image")
     assert "unknown format" in (line := refused(tmp_path / "text.tif"))
     assert "OME-TIFF" in line and "NDPI" in line and "PNG" in line and "JPEG" in line
@@ -103,7 +103,9 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (tmp_path / "a.tif").write_bytes(b"II*\0")
     monkeypatch.setattr(Path, "open", denied)
-    assert refused(tmp_path / "a.tif").endswith("a.tif: may not be read: permission denied")
+    assert refused(tmp_path / "a.tif").endswith(
+        "a.tif: may not be read: permission denied; ask its owner for the right to read it"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])

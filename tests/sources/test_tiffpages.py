@@ -26,7 +26,7 @@ def test_planes_count_z_and_t_and_hold_all_channels(tmp_path: Path, kind: str, a
     planes = np.moveaxis(image, front.index("C"), -3) if "C" in front else image[..., None, :, :]
     planes = planes.reshape(-1, *planes.shape[-3:])
     if len(planes) > 1:
-        with pytest.raises(SourceError, match=f"holds {len(planes)} planes: choose one with plane = 0 to"):
+        with pytest.raises(SourceError, match=f"holds {len(planes)} planes; choose one with plane = 0 to"):
             open_source(path)
     else:
         np.testing.assert_array_equal(read(path), planes[0])
@@ -102,7 +102,7 @@ def test_an_ome_tiff_of_t_z_and_c_with_its_pyramid_in_subifds(tmp_path: Path) ->
         with open_source(path, plane=plane) as source:
             np.testing.assert_array_equal(whole(source), image[plane // 3, plane % 3])
             assert (source.channel_names, source.pixel_sides_um) == (("DAPI", "µ-opsin"), (0.25, 0.25))
-    assert "holds 6 planes: choose one with plane = 0 to 5 (2 t x 3 z, the last one fastest)" in refused(path)
+    assert "holds 6 planes; choose one with plane = 0 to 5 (2 t x 3 z, the last one fastest)" in refused(path)
 
 
 def test_the_largest_image_is_the_main_one(tmp_path: Path) -> None:

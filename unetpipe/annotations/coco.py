@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from unetpipe.annotations.jsonitems import iter_items
 from unetpipe.annotations.shapes import ClassNames, Shape, polygon_of, refused, shape_of
-from unetpipe.labels import IGNORE
 from unetpipe.polygons import Rings, rectangles
+from unetpipe.specs import IGNORE
 
 __all__ = ["decoded_counts", "iter_coco", "rings_of_counts"]
 
@@ -124,7 +124,9 @@ def _chosen(
     identity, _, size = found[0]
     if None not in size and tuple(size) != shape:
         raise refused(
-            path, f"expected the image's size of {shape[0]} x {shape[1]} px, came {size[0]} x {size[1]} px for {image}"
+            path,
+            f"expected the image's size of {shape[0]} x {shape[1]} px, came {size[0]} x {size[1]} px for {image}; "
+            "name the file that was drawn on it",
         )
     return identity
 

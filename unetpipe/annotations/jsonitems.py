@@ -87,7 +87,9 @@ class _Text:
         self.before += self.at
         self.text, self.at = self.text[self.at :] + chunk, 0
         if self.before + len(self.text) > self.limit:
-            raise refused(self.path, f"expands to more than {self.limit} characters; is it a damaged or hostile file?")
+            raise refused(
+                self.path, f"expands to more than {self.limit} characters: damaged or hostile; export it anew"
+            )
 
     def peek(self) -> str:
         """The next character that is not blank; "" at the end."""

@@ -12,9 +12,8 @@ from unetpipe.errors import AnnotationError
 from unetpipe.geometry import Box
 from unetpipe.instances import CoreComponents, core_components, relabelled, resolve
 from unetpipe.labelling import label_core
-from unetpipe.labels import IGNORE
 from unetpipe.sources.images import Source
-from unetpipe.specs import AnnotateSpec
+from unetpipe.specs import IGNORE, AnnotateSpec
 
 __all__ = ["InstanceMap", "MapTruth", "PartsMap", "Truth", "open_map"]
 
@@ -84,7 +83,10 @@ class MapTruth:
             )
         values: NDArray[Any] = block[0]
         if values.size and int(values.min()) < 0:
-            raise AnnotationError(f"{self.path}: expected labels from 0 on, came {int(values.min())}")
+            raise AnnotationError(
+                f"{self.path}: expected labels from 0 on, came {int(values.min())}; "
+                "give background 0 and objects 1, 2, 3"
+            )
         return values
 
     def ignored(self, values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -278,7 +280,10 @@ def open_map(source: Source, spec: AnnotateSpec, shape: tuple[int, int]) -> Inst
     """
     if source.shape != shape:
         expected, came = " x ".join(map(str, shape)), " x ".join(map(str, source.shape))
-        raise AnnotationError(f"{source.path}: expected the image's size of {expected} px, came {came} px")
+        raise AnnotationError(
+            f"{source.path}: expected the image's size of {expected} px, came {came} px; "
+            "name the annotation of this image, drawn at its full size"
+        )
     if spec.colours is not None or spec.kind != "instances":
         return PartsMap(source, spec)
     return InstanceMap(source, spec)

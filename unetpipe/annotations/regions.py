@@ -11,8 +11,8 @@ from unetpipe.annotations.imagej import iter_imagej
 from unetpipe.annotations.qupath import iter_qupath
 from unetpipe.annotations.shapes import ClassNames, refused
 from unetpipe.geometry import Box
-from unetpipe.labels import IGNORE
 from unetpipe.polygons import paint, polygons_of
+from unetpipe.specs import IGNORE
 
 __all__ = ["read_region"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unetpipe.errors import AnnotationError
-from unetpipe.labels import IGNORE
 from unetpipe.polygons import Rings, area_of
 from unetpipe.sources.refusals import refusal
+from unetpipe.specs import IGNORE
 
 __all__ = ["MAX_VERTICES", "ClassNames", "Shape", "polygon_of", "refused", "shape_of"]
 
@@ -33,7 +33,7 @@ def refused(path: Path, text: str) -> AnnotationError:
     Examples
     --------
     >>> str(refused(Path("a.json"), "is empty"))
-    'a.json: is empty'
+    'a.json: is empty; copy it again, or export it anew'
     """
     return AnnotationError(str(refusal(path, text)))
 

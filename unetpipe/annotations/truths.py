@@ -17,10 +17,9 @@ from unetpipe.annotations.maps import Truth, open_map
 from unetpipe.annotations.qupath import iter_qupath
 from unetpipe.annotations.shapes import MAX_VERTICES, ClassNames, Shape, refused
 from unetpipe.geometry import Box
-from unetpipe.labels import IGNORE
 from unetpipe.polygons import paint, polygons_of
 from unetpipe.sources.images import open_source
-from unetpipe.specs import AnnotateSpec
+from unetpipe.specs import IGNORE, AnnotateSpec
 
 __all__ = ["ShapeTruth", "form_of", "open_truth"]
 
@@ -194,7 +193,7 @@ def _drawn(path: Path, spec: AnnotateSpec, form: Form, shape: tuple[int, int], i
         raise refused(
             path,
             f"all {apart} shapes lie outside the image of {shape[0]} x {shape[1]} px: y {low[0]:.0f} to {high[2]:.0f}, "
-            f"x {low[1]:.0f} to {high[3]:.0f}; expected pixels of the finest level of this image",
+            f"x {low[1]:.0f} to {high[3]:.0f}; export them in pixels of the finest level of this image",
         )
     if cut:
         log.warning("%s: %d of %d shapes reach outside the image and were cut", path, cut, len(shapes))
@@ -220,6 +219,6 @@ def _of_plane(path: Path, shapes: Iterator[Shape], plane: int | None) -> list[Sh
     if plane is None and len(planes) > 1:
         shown = f"{planes[0]} to {planes[-1]}"
         raise refused(
-            path, f"holds shapes of {len(planes)} planes ({shown}): choose one with annotation_plane in the sheet"
+            path, f"holds shapes of {len(planes)} planes ({shown}); choose one with annotation_plane in the sheet"
         )
     return [shape for shape in found if plane is None or shape.plane in (None, plane)]

@@ -9,10 +9,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from unetpipe.errors import AnnotationError, ConfigError
+from unetpipe.specs import IGNORE
 
-__all__ = ["IGNORED", "Contingency", "confusion", "contingency", "merged", "pooled", "sums_by_id"]
+__all__ = ["Contingency", "confusion", "contingency", "merged", "pooled", "sums_by_id"]
 
-IGNORED = 255  # class of truth pixels that nobody has annotated
 
 Id = TypeVar("Id", np.uint32, np.uint64)
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -52,17 +52,17 @@ def confusion(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], n_classes
     >>> confusion(truth, np.array([[0, 1, 1, 1]], np.uint8), 2).tolist()
     [[1, 1], [0, 1]]
     """
-    if not 1 <= n_classes <= IGNORED:
-        raise ConfigError(f"confusion table of {n_classes} classes: expected 1 to {IGNORED}")
+    if not 1 <= n_classes <= IGNORE:
+        raise ConfigError(f"confusion table of {n_classes} classes: expected 1 to {IGNORE}")
     _check(truth, prediction, np.dtype(np.uint8))
     counts: NDArray[np.int64] = _count_classes(_read_only(truth), _read_only(prediction))
     table = counts[:n_classes, :n_classes]
-    strangers = int(counts[:IGNORED].sum() - table.sum())
+    strangers = int(counts[:IGNORE].sum() - table.sum())
     if strangers:
-        largest = max(int(index.max()) for index in np.nonzero(counts[:IGNORED]))
+        largest = max(int(index.max()) for index in np.nonzero(counts[:IGNORE]))
         raise AnnotationError(
             f"{strangers} pixels have a class that is not counted, the largest is {largest}: expected 0 to "
-            f"{n_classes - 1}, or a truth of {IGNORED} where it is unknown; check the list of classes"
+            f"{n_classes - 1}, or a truth of {IGNORE} where it is unknown; check the list of classes"
         )
     return np.ascontiguousarray(table)
 

@@ -49,7 +49,7 @@ def source_files(path: Path) -> dict[str, Path]:
     """
     if path.is_dir():
         if not is_zarr(path):
-            raise refusal(path, "is a directory; expected an image file, or the folder of a Zarr image")
+            raise refusal(path, "is a directory; name an image file, or the folder of a Zarr image")
         return files_below(path)
     if path.suffix.lower() in _STEM_FOLDER and path.with_suffix("").is_dir():
         return {path.name: path} | dict(sorted(_files_below(path.with_suffix(""), path.parent, {}).items()))

@@ -138,7 +138,7 @@ def open_source(path: Path, *, plane: int | None = None, level: int = 0, palette
         raise refusal(
             path,
             f"is of an unknown format (it starts with {header[:4].hex(' ')}); "
-            "expected TIFF (also OME-TIFF, SVS, NDPI), PNG, JPEG, BMP, OME-Zarr or NPY",
+            "save it as TIFF (also OME-TIFF, SVS, NDPI), PNG, JPEG, BMP, OME-Zarr or NPY",
         )
     return RasterSource(path, plane=plane, level=level, palette=palette)
 
@@ -154,9 +154,9 @@ def _header(path: Path) -> bytes:
             raise
         raise refusal(path, "is a symbolic link that leads to itself; check the path") from error
     if stat.S_ISDIR(status.st_mode):
-        raise refusal(path, "is a directory; expected an image file, or the folder of a Zarr image")
+        raise refusal(path, "is a directory; name an image file, or the folder of a Zarr image")
     if not stat.S_ISREG(status.st_mode):
-        raise refusal(path, "is a device or pipe; expected an image file")
+        raise refusal(path, "is a device or pipe; name an image file")
     if not status.st_size:
         raise refusal(path, "is empty (0 bytes)")
     with path.open("rb") as file:
@@ -218,7 +218,7 @@ def image_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
     """
     kept = _IMAGE_DTYPES.get(np.dtype(dtype).str[1:])
     if kept is None:
-        raise refusal(path, f"holds {np.dtype(dtype)} values; an image has uint8, uint16, int8, int16 or float ones")
+        raise refusal(path, f"holds {np.dtype(dtype)} values; save it with integers of 8 or 16 bits or with floats")
     return np.dtype(kept)
 
 

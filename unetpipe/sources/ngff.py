@@ -78,11 +78,11 @@ def stored_array(path: Path, level: int = 0) -> StoredArray:
         return StoredArray(path, tuple(str(name).lower() for name in names), None, ())
     if "plate" in ome or "well" in ome:
         kind = "plate" if "plate" in ome else "well"
-        raise refusal(path, f"is a {kind}: name the folder of one field of view in it, such as {path.name}/A/1/0")
+        raise refusal(path, f"is a {kind}; name the folder of one field of view in it, such as {path.name}/A/1/0")
     if "bioformats2raw.layout" in ome and "multiscales" not in ome:
         images = sorted(p.name for p in path.iterdir() if p.name.isdigit() and is_zarr(p))
         if images != ["0"]:
-            raise refusal(path, f"holds {len(images)} images: name the folder of one of them, such as {path.name}/0")
+            raise refusal(path, f"holds {len(images)} images; name the folder of one of them, such as {path.name}/0")
         return stored_array(path / "0", level)
     if "multiscales" not in ome:
         raise refusal(path, "is a Zarr group without an image (multiscales); name the folder of an image or array")

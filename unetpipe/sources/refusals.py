@@ -36,6 +36,8 @@ DECODE_LIMIT = 512 * 2**20
 _RATIO_LIMIT = 50_000
 _RATIO_FREE = 64 * 2**20
 
+_ANEW = "copy it again, or export it anew"
+
 # Decoders raise nearly anything on damaged input; this is every built-in class that was seen or is documented.
 _DAMAGE = (
     ArithmeticError,
@@ -70,17 +72,19 @@ def refusal(path: Path, text: str) -> SourceError:
     path : Path
         The file; its path opens the message, shortened in the middle to 80 characters.
     text : str
-        What is wrong and what to do; cut so that the line has at most 300 characters.
+        What is wrong and, behind a semicolon, what to do: where nothing is said, to copy the file again. What is wrong
+        is cut so that the line has at most 300 characters.
 
     Examples
     --------
     >>> str(refusal(Path("a/slide.tif"), "is empty"))
-    'a/slide.tif: is empty'
+    'a/slide.tif: is empty; copy it again, or export it anew'
     """
     name = _printable(str(path))
     name = name if len(name) <= 80 else f"{name[:27]}...{name[-50:]}"
-    line = f"{name}: {_printable(text)}"
-    return SourceError(line if len(line) <= 300 else f"{line[:297]}...")
+    problem, semicolon, remedy = _printable(text).rpartition("; ") if "; " in text else (_printable(text), "; ", _ANEW)
+    line, room = f"{name}: {problem}", 300 - len(semicolon) - len(remedy)
+    return SourceError((line if len(line) <= room else f"{line[: room - 3]}...") + semicolon + remedy)
 
 
 @contextmanager
@@ -104,7 +108,7 @@ def damage_reported(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise refusal(path, "needs more memory than there is; is its header damaged?") from error
     except PermissionError as error:
-        raise refusal(path, "may not be read: permission denied") from error
+        raise refusal(path, "may not be read: permission denied; ask its owner for the right to read it") from error
     except _DAMAGE as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise refusal(path, f"is damaged or not supported ({kind}{error})") from error
@@ -207,7 +211,7 @@ def chosen_plane(path: Path, axes: Sequence[tuple[str, int]], plane: int | None)
     if plane is None and count > 1:
         several = [f"{size} {name}" for name, size in axes if size > 1]
         order = " x ".join(several) + (", the last one fastest" if len(several) > 1 else "")
-        raise refusal(path, f"holds {count} planes: choose one with plane = 0 to {count - 1} ({order})")
+        raise refusal(path, f"holds {count} planes; choose one with plane = 0 to {count - 1} ({order})")
     if plane is not None and not 0 <= plane < count:
-        raise refusal(path, f"has no plane {plane}: it holds {count}, counted from 0")
+        raise refusal(path, f"has no plane {plane}; choose one of {count}, counted from 0")
     return plane or 0

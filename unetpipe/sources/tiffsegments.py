@@ -59,12 +59,12 @@ def _check_page(path: Path, page: TiffPage) -> None:
         name = getattr(page.compression, "name", page.compression)
         raise refusal(path, f"is compressed with {name}, which is not read; use LZW, deflate, zstd or JPEG")
     if page.dtype.str[1:] not in _KINDS:
-        raise refusal(path, f"holds {page.dtype} values; expected bool, integers or floats of up to 64 bits")
+        raise refusal(path, f"holds {page.dtype} values; save it as integers or floats")
     ycbcr = page.photometric == YCBCR and page.samplesperpixel == 3 and page.planarconfig == 1
     known = page.photometric in _GREY_OR_RGB or (page.photometric == PALETTE and page.samplesperpixel == 1)
     if not known and not (ycbcr and page.compression in (*_JPEG, *_WEBP, *_JPEGXL, _APERIO_YCBCR)):
         name = getattr(page.photometric, "name", page.photometric)
-        raise refusal(path, f"stores {page.samplesperpixel} samples as {name}; expected grey, RGB or palette")
+        raise refusal(path, f"stores {page.samplesperpixel} samples as {name}; save it as grey, RGB or palette")
 
 
 def _check_table(path: Path, page: TiffPage, grid: tuple[int, int, int], size: int) -> None:

@@ -3,9 +3,7 @@
 import dataclasses
 import logging
 import shutil
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +11,12 @@ from numpy.typing import NDArray
 from unetpipe.annotations.maps import Truth
 from unetpipe.annotations.truths import open_truth
 from unetpipe.errors import AnnotationError
+from unetpipe.labelimages import write_label_pyramid
 from unetpipe.labels import carve, class_counts
 from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.manifests import read_manifest
-from unetpipe.multiscales import write_multiscale
-from unetpipe.pyramids import level_shapes, nearest
 from unetpipe.resampling import Resampling
-from unetpipe.slides import Plane, coarser_block, create_plane
+from unetpipe.slides import Plane, create_plane
 from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.specs import AnnotateSpec, canonical_json
 
@@ -64,13 +61,16 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
         counts, found = counted(instances, classes, spec.n_classes)
         if not counts.any():
             why = f"value {spec.ignore_value}" if spec.ignore_value is not None else f"outside: {spec.outside}"
-            raise AnnotationError(f"{annotation}: every pixel is ignored ({why}); nothing to learn from")
+            raise AnnotationError(
+                f"{annotation}: every pixel is ignored ({why}), so that nothing can be learnt; annotate some, or "
+                "leave the sample out"
+            )
         if drawn is not None and drawn > found:
             log.warning("%s: %d of %d shapes have no pixel of their own", annotation, drawn - found, drawn)
         pixel_size = source.facts["pixel_size_um"]
         for name, plane, n_classes in (("classes", classes, spec.n_classes), ("instances", instances, 0)):
             keys = {"pixel_size_um": pixel_size, "factor": resampling.factor, "classes": n_classes}
-            write_pyramid(name, plane, ledger, keys)
+            write_label_pyramid(plane, ledger, name, keys)
         facts = {
             "shape": list(resampling.result),
             "pixel_size_um": pixel_size,
@@ -124,14 +124,3 @@ def counted(instances: Plane, classes: Plane, n_classes: int) -> tuple[NDArray[n
         counts += class_counts(classes.read(box), n_classes)
         found = np.union1d(found, np.unique(instances.read(box)))
     return counts, found.size - 1
-
-
-def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any]) -> None:
-    """Write the coarser levels of a label image, each the first of 2 x 2 px, and its metadata."""
-    group, shapes = ledger.store / name, level_shapes(plane.shape)
-    coarse = [create_plane(group / str(i), shape=shape, dtype=plane.dtype) for i, shape in enumerate(shapes) if i]
-    for finer, coarser in pairwise([plane, *coarse]):
-        for unit, box in coarser.iter_shards():
-            if f"{name}/{unit}" not in ledger:
-                ledger.append(f"{name}/{unit}", coarser.write_shard(box, coarser_block(finer, box, nearest)))
-    write_multiscale(group, name=name, shapes=list(shapes), centred=False, label=True, **keys)

@@ -18,7 +18,7 @@ from unetpipe.metrics.scores import Score
 from unetpipe.metrics.tables import Contingency, confusion, contingency, merged
 from unetpipe.metrics.thinning import THRESHOLDS, best, thin_tables
 from unetpipe.slides import digest_of, open_plane
-from unetpipe.specs import EvaluateSpec
+from unetpipe.specs import IGNORE, EvaluateSpec
 
 __all__ = ["evaluate"]
 
@@ -75,7 +75,7 @@ def count_cores(predicted: Manifest, truth: Manifest, spec: EvaluateSpec) -> tup
             box = Box(start=(y, x), stop=(y + CORE, x + CORE)).clipped((height, width))
             true_classes, true_instances, classes, instances = (plane.read(box) for plane in planes)
             pixels += confusion(true_classes, classes, spec.n_classes)
-            objects.append(contingency(true_instances, instances, valid=true_classes != 255))
+            objects.append(contingency(true_instances, instances, valid=true_classes != IGNORE))
     return pixels, merged(objects)
 
 
@@ -93,7 +93,7 @@ def thin_scores_of(
     """V-Rand and V-Info after thinning: at every threshold, and the best."""
     foreground = open_plane(probabilities.store / "0").read_whole()[spec.foreground] / probabilities.facts["scale"]
     instances = open_plane(truth.store / "instances" / "0").read_whole()
-    valid = open_plane(truth.store / "classes" / "0").read_whole() != 255
+    valid = open_plane(truth.store / "classes" / "0").read_whole() != IGNORE
     tables = thin_tables(instances, foreground, valid=valid)
     facts: dict[str, Any] = {"thresholds": list(THRESHOLDS)}
     scores: dict[str, Score] = {}

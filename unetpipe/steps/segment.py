@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import ConfigError, StoreError
 from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
+from unetpipe.labelimages import write_label_pyramid
 from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.masks import decided
 from unetpipe.measures import add_block, framed, in_um, intensity_scale, no_sums, properties, whole_numbers
-from unetpipe.multiscales import CLASS_COLOURS, write_multiscale
+from unetpipe.multiscales import CLASS_COLOURS
 from unetpipe.outlines import trace
-from unetpipe.pyramids import level_shapes, nearest
 from unetpipe.resampling import Resampling
 from unetpipe.signals import stop_if_asked
-from unetpipe.slides import Plane, coarser_block, create_plane, open_plane, shard_boxes
+from unetpipe.slides import Plane, create_plane, open_plane, shard_boxes
 from unetpipe.specs import SegmentSpec
 from unetpipe.stitching import Stitched, four_connected, instances_of, kinds_of
 from unetpipe.units import area_px
@@ -80,7 +80,7 @@ def segment(
         shutil.rmtree(aside, ignore_errors=True)
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
         for name, plane, n_classes in (("classes", classes, predicted.channels), ("instances", instances, 0)):
-            write_pyramid(name, plane, ledger, frame | {"classes": n_classes})
+            write_label_pyramid(plane, ledger, name, frame | {"classes": n_classes})
         write_objects(instances, kinds, source, pixels, ledger, spec)
         counts = sum(np.array(ledger.units[f"classes/{unit}"]["counts"]) for unit, _ in classes.iter_shards())
         facts = {
@@ -127,21 +127,6 @@ def write_instances(plane: Plane, stitched: Stitched, ledger: Ledger) -> None:
     for number, (_, box) in enumerate(stitched.cores):
         if names[box] not in ledger:
             ledger.append(names[box], plane.write_shard(box, stitched.block(number)))
-
-
-def write_pyramid(name: str, plane: Plane, ledger: Ledger, keys: dict[str, Any]) -> None:
-    """Write the coarser levels of a label image and its metadata."""
-    shapes = level_shapes(plane.shape)
-    finer = plane
-    for level, shape in enumerate(shapes[1:], start=1):
-        coarser = create_plane(ledger.store / name / str(level), shape=shape, dtype=plane.dtype)
-        for unit, box in coarser.iter_shards():
-            if f"{name}/{unit}" not in ledger:
-                block = coarser_block(finer, box, nearest)
-                ledger.append(f"{name}/{unit}", coarser.write_shard(box, block))
-        finer = coarser
-    group = ledger.store / name
-    write_multiscale(group, name=name, shapes=list(shapes), centred=False, label=True, **keys)
 
 
 def write_objects(

@@ -42,7 +42,7 @@ from unetpipe.progress import EventFiles, Progress
 from unetpipe.ranks import is_first
 from unetpipe.schedules import best_row, is_exhausted
 from unetpipe.slides import open_plane
-from unetpipe.specs import TrainSpec, canonical_json
+from unetpipe.specs import IGNORE, TrainSpec, canonical_json
 from unetpipe.training import Validate, fit
 from unetpipe.trainset import check_validation, class_weights, seen_side, training_patches, validated
 from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
@@ -256,7 +256,7 @@ def validation(
         def score(classes: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
             nonlocal table, pixels
             table += confusion(classes, probabilities.argmax(axis=0).astype(np.uint8), spec.network.classes)
-            valid = classes != 255
+            valid = classes != IGNORE
             chosen = np.take_along_axis(probabilities, np.where(valid, classes, 0)[None].astype(np.int64), axis=0)[0]
             losses.append(-float(np.log(np.maximum(chosen[valid], 1e-7), dtype=np.float64).sum()))
             pixels += int(valid.sum())

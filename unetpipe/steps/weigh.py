@@ -12,15 +12,13 @@ from unetpipe.geometry import Box
 from unetpipe.ledgers import open_ledger
 from unetpipe.manifests import read_manifest
 from unetpipe.slides import create_plane, open_plane
-from unetpipe.specs import WeighSpec
+from unetpipe.specs import IGNORE, WeighSpec
 from unetpipe.weights import FADE_FLOOR, FADE_SIGMA_PX, border_weights, faded_weights, reach_px
 from unetpipe.writing import write_missing
 
 __all__ = ["weigh"]
 
 log = logging.getLogger(__name__)
-
-IGNORED = 255
 
 
 def weigh(labels: Path, *, output: Path, spec: WeighSpec, code: str) -> None:
@@ -69,14 +67,14 @@ def margin_px(spec: WeighSpec) -> int:
 
 def weighed(instances: NDArray[np.uint32], classes: NDArray[Any], spec: WeighSpec) -> NDArray[np.float32]:
     """(Y, X) weights of a window from instances as annotated, (Y, X), and classes, (Y, X), which know the ridges."""
-    is_cell = classes % IGNORED > 0
+    is_cell = classes % IGNORE > 0
     # In 2019, distances are those to the objects as annotated: a ridge between two has d1 = 0.
-    counted = is_cell if spec.form == "unet2015" else classes != IGNORED
+    counted = is_cell if spec.form == "unet2015" else classes != IGNORE
     objects = np.where(counted, instances, 0)
     weights = border_weights(objects, w0=spec.w0, sigma_px=spec.sigma_px)
     if spec.apply_to == "background":
         weights[is_cell] = 0.0
     if spec.form == "falk2019":
         weights += np.where(is_cell, np.float32(1), faded_weights(objects > 0))
-    weights[classes == IGNORED] = 0.0
+    weights[classes == IGNORE] = 0.0
     return weights
