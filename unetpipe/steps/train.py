@@ -203,7 +203,8 @@ def optimise(device: torch.device, job: Job) -> None:
     finally:
         progress.clear()
         events.close()
-    if first:
+    # A run that found all steps done has nothing to tell of them.
+    if first and seconds:
         write_cost(job.output, seconds, device)
 
 
