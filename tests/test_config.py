@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from snakemake.utils import update_config
 
 from unetpipe import reference
 from unetpipe.config import read_config
@@ -245,6 +246,31 @@ def test_presets_come_between_train_and_the_entry(config, monkeypatch: pytest.Mo
     spec = found.models["m"].spec
     assert (spec.optimiser, spec.steps, spec.learning_rate, spec.accumulate) == ("adam", 9, 0.5, 2)
     assert spec.network == KerasUnetSpec(base_width=3, depth=2)
+
+
+def documented() -> list[str]:
+    """The files behind --configfile in all commands that are told to users."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "config").glob("*.yaml")]
+    found = [re.findall(r"--configfile ((?:config/\S+\.yaml ?)+)", page.read_text(encoding="utf-8")) for page in pages]
+    return sorted({files.strip() for one in found for files in one})
+
+
+def test_commands_name_every_configuration_there_is() -> None:
+    named = {file for files in documented() for file in files.split()}
+    assert named | {"config/config.yaml"} == {f"config/{path.name}" for path in (ROOT / "config").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("files", documented())
+def test_configurations_that_are_told_can_be_read(files: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    document: dict[str, object] = {}
+    for file in files.split():
+        update_config(document, read_yaml(Path(file)))
+    found = read_config(document, files)
+    if "presets" in files:
+        trained = [model.spec for model in found.models.values()]
+        assert {model.entry for model in found.models.values()} == {p.stem for p in Path("config/presets").glob("*")}
+        assert len(trained) == 18 and len({spec.steps * spec.accumulate for spec in trained}) == 1
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config/presets").glob("*.yaml")), ids=lambda path: path.stem)

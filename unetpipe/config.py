@@ -356,6 +356,8 @@ def section(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     keys = mapping(data.get(name), f"{where}: {name}")
     derived = DERIVED.get(name, set())
     known = [field.name for field in dataclasses.fields(SECTIONS[name]) if field.name not in derived]
+    # Those of entries that have none of their own.
+    known += ["seeds"] if name == "train" else []
     for key in keys:
         if key not in known and key not in derived:
             raise ConfigError(f"{where}: {name}.{key}: {unknown(str(key), known)}")
