@@ -267,6 +267,7 @@ def test_configurations_that_are_told_can_be_read(files: str, monkeypatch: pytes
     for file in files.split():
         update_config(document, read_yaml(Path(file)))
     found = read_config(document, files)
+    Draft202012Validator(reference.schema()).validate(document)
     if "presets" in files:
         trained = [model.spec for model in found.models.values()]
         assert {model.entry for model in found.models.values()} == {p.stem for p in Path("config/presets").glob("*")}
@@ -309,6 +310,12 @@ def test_every_family_can_be_configured(config) -> None:
         schema.validate({"models": {"m": {"network": network}}})
     for network in ({"family": "padded_unet", "depth": 2}, {"features": [4]}, {"family": "unte"}):
         assert not schema.is_valid({"models": {"m": {"network": network}}})
+    # With a preset, its family counts.
+    schema.validate({"models": {"m": {"preset": "s000", "network": {"features": [4]}}}})
+    # A network belongs to its entry.
+    assert not schema.is_valid({"models": {"m": {}}, "train": {"network": {"depth": 2}}})
+    with pytest.raises(ConfigError, match=r"train\.network: .*leave it out"):
+        config(train={"network": {"depth": 2}})
 
 
 def test_a_spec_without_a_family_is_told_the_families() -> None:
