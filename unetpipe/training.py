@@ -126,8 +126,8 @@ def fit(
             state.compiled = compiled(state.network, image, dtype=DTYPES.get(spec.precision))
         clock = Clock(feed, state.step)
         while state.step < spec.steps and not is_exhausted(spec, state.history):
-            validation = min(spec.steps, (state.step // spec.validate_every + 1) * spec.validate_every)
-            advance(state, spec, feed, balance, until=min(validation, state.step + at_once))
+            next_validation = min(spec.steps, (state.step // spec.validate_every + 1) * spec.validate_every)
+            advance(state, spec, feed, balance, until=min(next_validation, state.step + at_once))
             if state.skipped > MOST_SKIPPED:
                 retreat(state, recall)
                 save(state)
@@ -137,7 +137,7 @@ def fit(
             if watch is not None:
                 watch(state, feed.pixels * count())
 
-            validates = state.step == validation
+            validates = state.step == next_validation
             if validates:
                 # The clock stands still until the state is saved.
                 close_interval(state, spec, validate, clock.stop(state.step))
