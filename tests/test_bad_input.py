@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from unetpipe import models
 from unetpipe.config import workflow_config
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Runs many command lines in one process, as the shell would run each of them in one of its own.
 DRIVER = """
@@ -284,6 +287,22 @@ CONFIGURATIONS: dict[str, tuple[dict[str, object], str, tuple[str, ...]]] = {
     "wrong type in a model": ({"models": {"m": {"steps": "x"}}}, SHEET, ("models.m.steps", "came 'x'")),
     "sigma": ({"weigh": {"sigma_px": 0}}, SHEET, ("weigh.sigma_px", "expected a value above 0", "came 0")),
     "patch size": ({"augment": {"input_px": 51}}, SHEET, ("augment.input_px", "51", "50", "52")),
+    "patch of one value": (
+        {"models": {"m": {"network": {"family": "padded_unet", "features": [2] * 4}}}, "augment": {"input_px": 16}},
+        SHEET,
+        ("augment.input_px: 16 px", "batch norm a single value per channel", "depth 4", "use at least 32"),
+    ),
+    "patch too small": (
+        {"models": {"m": {"network": {"depth": 4, "base_width": 2}}}},
+        SHEET,
+        ("augment.input_px", "50 px", "use 188"),
+    ),
+    "preset": ({"models": {"m": {"preset": "s04"}}}, SHEET, ("models.m.preset", "'s04'", "did you mean s004?")),
+    "head": (
+        {"models": {"m": {"network": {"depth": 1, "head": "sigmoid"}}}, "classes": ["a", "b", "c"]},
+        SHEET,
+        ("models.m.network.head", "sigmoid is for 2 classes, came 3", "use head: softmax"),
+    ),
     "no training sample": ({}, SHEET.replace("train", "val"), ("s.tsv", "at least one sample of split train")),
     "no model": ({"models": {}}, SHEET, ("models", "expected at least one model", "came none")),
     "missing file": ({}, SHEET + "b\tb.tif\ta.tif\tval\n", ("s.tsv", "b", "image", "no such file", "b.tif")),
@@ -298,6 +317,7 @@ def test_bad_configurations(
 ) -> None:
     sections, sheet, wanted = CONFIGURATIONS[name]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "PRESETS", ROOT / "config" / "presets")
     Path("s.tsv").write_text(sheet)
     Path("a.tif").touch()
     good = {"samples": "s.tsv", "models": MODELS, "augment": {"input_px": 50}}

@@ -118,7 +118,15 @@ def test_a_damaged_one_falls_back_to_the_one_before(
     found = read_latest_checkpoint(tmp_path)
     assert found is not None
     assert found[1] == {"step": 1}
-    assert len(caplog.records) == 1
+    assert [message.partition("); ")[2] for message in caplog.messages] == ["falling back to the one before"]
+
+
+def test_where_none_is_left_the_last_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step, TENSORS, {"step": step}, owner="me")
+    assert read_latest_checkpoint(tmp_path, owner="you") is None
+    said = [message.partition("); ")[2] for message in caplog.messages]
+    assert said == ["falling back to the one before", "none is left to go on from"]
 
 
 def test_none_is_none(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_a_stage_runs_alone_with_its_own_fingerprint_and_log(tmp_path: Path) -> 
         ),
         (("weigh", "absent.json", "--output", "x.json", "--spec", "{"), "weigh --spec"),
         (("ingest", "absent.tif", "--output", "x.json"), "absent.tif"),
+        (("import", "absent.pth", "--output", "x.json"), "absent.pth: no such file"),
+        (("train", "absent.json", "--output", "x.json"), "absent.json: no such manifest"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(

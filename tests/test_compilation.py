@@ -54,9 +54,15 @@ def test_what_cannot_be_compiled_leaves_no_trace(
 
 
 def test_out_of_memory_is_another_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU has an error of its own for it; a processor's allocator says it in words, here its own."""
+
     def refuse(image: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(torch, "compile", lambda network, **keys: refuse)
-    with pytest.raises(torch.OutOfMemoryError):
-        compiled(nn.Conv2d(1, 2, 3), torch.rand(1, 1, 8, 8))
+    def ask_for_too_much(image: torch.Tensor) -> torch.Tensor:
+        return torch.empty(2**55)
+
+    for call in (refuse, ask_for_too_much):
+        monkeypatch.setattr(torch, "compile", lambda network, call=call, **keys: call)
+        with pytest.raises(RuntimeError, match=r"out of memory|can't allocate memory"):
+            compiled(nn.Conv2d(1, 2, 3), torch.rand(1, 1, 8, 8))

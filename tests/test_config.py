@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from snakemake.utils import update_config
 
 from unetpipe import reference
 from unetpipe.config import read_config
@@ -247,6 +248,32 @@ def test_presets_come_between_train_and_the_entry(config, monkeypatch: pytest.Mo
     assert spec.network == KerasUnetSpec(base_width=3, depth=2)
 
 
+def documented() -> list[str]:
+    """The files behind --configfile in all commands that are told to users."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "config").glob("*.yaml")]
+    found = [re.findall(r"--configfile ((?:config/\S+\.yaml ?)+)", page.read_text(encoding="utf-8")) for page in pages]
+    return sorted({files.strip() for one in found for files in one})
+
+
+def test_commands_name_every_configuration_there_is() -> None:
+    named = {file for files in documented() for file in files.split()}
+    assert named | {"config/config.yaml"} == {f"config/{path.name}" for path in (ROOT / "config").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("files", documented())
+def test_configurations_that_are_told_can_be_read(files: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    document: dict[str, object] = {}
+    for file in files.split():
+        update_config(document, read_yaml(Path(file)))
+    found = read_config(document, files)
+    Draft202012Validator(reference.schema()).validate(document)
+    if "presets" in files:
+        trained = [model.spec for model in found.models.values()]
+        assert {model.entry for model in found.models.values()} == {p.stem for p in Path("config/presets").glob("*")}
+        assert len(trained) == 18 and len({spec.steps * spec.accumulate for spec in trained}) == 1
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "config/presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_presets_are_whole_and_every_key_says_where_it_comes_from(path: Path, config, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
@@ -283,6 +310,12 @@ def test_every_family_can_be_configured(config) -> None:
         schema.validate({"models": {"m": {"network": network}}})
     for network in ({"family": "padded_unet", "depth": 2}, {"features": [4]}, {"family": "unte"}):
         assert not schema.is_valid({"models": {"m": {"network": network}}})
+    # With a preset, its family counts.
+    schema.validate({"models": {"m": {"preset": "s000", "network": {"features": [4]}}}})
+    # A network belongs to its entry.
+    assert not schema.is_valid({"models": {"m": {}}, "train": {"network": {"depth": 2}}})
+    with pytest.raises(ConfigError, match=r"train\.network: .*leave it out"):
+        config(train={"network": {"depth": 2}})
 
 
 def test_a_spec_without_a_family_is_told_the_families() -> None:

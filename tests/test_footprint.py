@@ -12,7 +12,7 @@ from unetpipe.footprint import is_out_of_memory, out_of_memory, step_bytes
 from unetpipe.netspecs import DilatedUnetSpec, KerasUnetSpec, PaddedUnetSpec
 from unetpipe.networks import build_network
 from unetpipe.specs import TrainSpec, UnetSpec
-from unetpipe.training import train_step
+from unetpipe.training import advance, steps_at_once
 from unetpipe.trainstate import start
 
 CPU = torch.device("cpu")
@@ -36,14 +36,14 @@ class One:
         return self.patch
 
 
-def peak_bytes(spec: TrainSpec, side: int) -> int:
-    """Most bytes of tensors that were there at once, from the network on over two steps."""
+def peak_bytes(spec: TrainSpec, side: int, *, at_once: int = 1) -> int:
+    """Most bytes of tensors that were there at once, from the network on over two steps, or two times a few."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         state = start(build_network(spec.network, seed=1), spec, CPU)
-        draws = 2 * spec.accumulate
+        draws = 2 * at_once * spec.accumulate
         with Feed(One(spec, side), seed=1, draws=draws, workers=0, device=CPU, accumulate=spec.accumulate) as feed:
             for _ in range(2):
-                train_step(state, spec, feed, torch.ones(2), look=True)
+                advance(state, spec, feed, torch.ones(2), until=state.step + at_once)
     changes = [e.nbytes() for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
     return int(np.cumsum(changes).max())
 
@@ -65,6 +65,21 @@ def peak_bytes(spec: TrainSpec, side: int) -> int:
 def test_prediction_is_within_a_fifth_of_what_is_allocated(network: Any, side: int, keys: dict[str, Any]) -> None:
     spec = TrainSpec(network=network, **keys)
     assert step_bytes(spec, side) == pytest.approx(peak_bytes(spec, side), rel=0.2)
+
+
+@pytest.mark.parametrize("keys", [{}, {"optimiser": "adam", "average": 0.9}])
+def test_so_it_is_where_several_steps_are_looked_at_together(keys: dict[str, Any]) -> None:
+    spec = TrainSpec(network=UnetSpec(depth=4, base_width=16), **keys)
+    alone, together = (step_bytes(spec, 188, copied=copied) for copied in (False, True))
+    assert together == pytest.approx(peak_bytes(spec, 188, at_once=3), rel=0.2)
+    assert together > 1.25 * alone
+
+
+def test_a_gpu_is_not_made_wait_at_each_step() -> None:
+    """Meta stands for a GPU; with a scaled loss, each step waits anyway."""
+    meta = torch.device("meta")
+    assert [steps_at_once(TrainSpec(), device) for device in (CPU, meta)] == [1, 32]
+    assert steps_at_once(TrainSpec(precision="float16"), meta) == 1
 
 
 def test_half_precision_halves_the_maps() -> None:

@@ -267,11 +267,15 @@ def read_latest_checkpoint(folder: Path, *, owner: str = "") -> Checkpoint | Non
 
     Notes
     -----
-    One that is damaged or of another owner is passed over for the one before, with one warning.
+    One that is damaged or of another owner is passed over for the one before, with one warning; the last warning says
+    that none is left.
     """
-    for path in sorted(folder.glob("step-*.json"), reverse=True):
+    paths = sorted(folder.glob("step-*.json"))
+    while paths:
+        path = paths.pop()
         try:
             return read_checkpoint(folder, int(path.stem.removeprefix("step-")), owner=owner)
         except (StoreError, ValueError) as error:
-            log.warning("a checkpoint cannot be used (%s); falling back to the one before", error)
+            instead = "falling back to the one before" if paths else "none is left to go on from"
+            log.warning("a checkpoint cannot be used (%s); %s", error, instead)
     return None

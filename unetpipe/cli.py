@@ -403,7 +403,7 @@ def import_(
         argument(help="State dict of a padded U-Net with batch norm: .pt or .pth (tensors only), .safetensors."),
     ],
     output: Annotated[Path, option(help="Manifest to write: results/models/NAME.json.")],
-    spec: Spec = "",
+    spec: Spec = "{}",
     code: Code = "",
     log: Log = None,
 ) -> None:

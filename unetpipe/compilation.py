@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from unetpipe.footprint import is_out_of_memory
+
 __all__ = ["compiled"]
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,8 @@ def compiled(
                 logits = form(image)
             logits.float().sum().backward()  # type: ignore[no-untyped-call]
     except (RuntimeError, ImportError, OSError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        # Without the compiler, it would run out all the same.
+        if is_out_of_memory(error):
             raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         log.warning("compile: going on without: %s: %.150s", type(error).__name__, reason)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,7 @@ from typing import Any
 from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError, in_one_line
-from unetpipe.geometry import NetGeometry
-from unetpipe.models import Model, folds_of, members, read_entries, read_imports, seeded
+from unetpipe.models import Model, fitted_patches, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json, without_cluster
 from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
@@ -358,6 +357,8 @@ def section(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     keys = mapping(data.get(name), f"{where}: {name}")
     derived = DERIVED.get(name, set())
     known = [field.name for field in dataclasses.fields(SECTIONS[name]) if field.name not in derived]
+    # Those of entries that have none of their own.
+    known += ["seeds"] if name == "train" else []
     for key in keys:
         if key not in known and key not in derived:
             raise ConfigError(f"{where}: {name}.{key}: {unknown(str(key), known)}")
@@ -371,30 +372,3 @@ def class_names(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
         raise ConfigError(f"{where}: classes: expected a list of two or more different names, came {value!r:.60}")
     return tuple(str(name) for name in value)
-
-
-def near_sides(networks: Sequence[NetGeometry], side: int) -> list[int]:
-    """The next legal sides below and above one that is not legal, of every network."""
-    above = {geometry: geometry.input_side(max(side - geometry.shrink, 1)) for geometry in networks}
-    below = {n - geometry.stride for geometry, n in above.items() if n - geometry.stride >= geometry.minimum}
-    return sorted({*above.values()} | below)
-
-
-def fitted_patches(spec: AugmentSpec, models: Sequence[TrainSpec], where: str) -> AugmentSpec:
-    """The patches with the output side that all networks have in common.
-
-    A patch must be legal for one network at least; the others get the largest centred part that is legal for them.
-    """
-    networks = [model.network.geometry for model in models]
-    if not networks:
-        return spec
-    try:
-        if not any(geometry.is_legal(spec.input_px) for geometry in networks):
-            raise GeometryError(
-                f"input side of {spec.input_px} px is legal for no network; use "
-                f"{' or '.join(map(str, near_sides(networks, spec.input_px)))}"
-            )
-        sides = [geometry.output_side(geometry.side_within(spec.input_px)) for geometry in networks]
-    except GeometryError as error:
-        raise ConfigError(f"{where}: augment.input_px: {error}") from None
-    return dataclasses.replace(spec, output_px=min(sides))

@@ -18,7 +18,7 @@ MOMENTA = {"sgd": 1, "rmsprop": 2, "adam": 2, "adamw": 2}
 AT_ONCE = 2
 
 
-def step_bytes(spec: TrainSpec, side: int) -> int:
+def step_bytes(spec: TrainSpec, side: int, *, copied: bool = False) -> int:
     """Memory that a training step needs on its device, without what libraries take for themselves.
 
     Parameters
@@ -27,6 +27,8 @@ def step_bytes(spec: TrainSpec, side: int) -> int:
         Network, optimiser, average and precision count.
     side : int
         Side of what the network sees of a patch in px, legal for it.
+    copied : bool
+        Whether the state is copied first, as it is where several steps are looked at together.
 
     Returns
     -------
@@ -35,10 +37,11 @@ def step_bytes(spec: TrainSpec, side: int) -> int:
 
     Notes
     -----
-    4 bytes for each parameter, its gradient, each of its momenta and its average; all maps that the gradient needs,
-    counted in a forward pass that computes nothing; and beside them two of the largest map, or of the logits while the
-    loss is computed. Maps but for those of the loss take half of that in half precision, which has its own copies of
-    the parameters. Patches of a step come one behind the other, so their number does not count.
+    4 bytes for each parameter, its gradient, each of its momenta and its average, and twice that but for the gradient
+    with a copy; all maps that the gradient needs, counted in a forward pass that computes nothing; and beside them two
+    of the largest map, or of the logits while the loss is computed. Maps but for those of the loss take half of that in
+    half precision, which has its own copies of the parameters. Patches of a step come one behind the other, so their
+    number does not count.
 
     On a CPU, peaks of what was allocated in float32 lie within 20 % of this.
 
@@ -52,7 +55,8 @@ def step_bytes(spec: TrainSpec, side: int) -> int:
         network = build_network(spec.network, seed=0)
         image = torch.empty(1, spec.network.channels, side, side)
     parameters = sum(4 * p.numel() for p in network.parameters())
-    copies = 2 + MOMENTA[spec.optimiser] + (1 if spec.average else 0)
+    state = 1 + MOMENTA[spec.optimiser] + (1 if spec.average else 0)
+    copies = 1 + state * (2 if copied else 1)
     sizes = [0]
     for module in network.train().modules():
         module.register_forward_hook(lambda module, inputs, output: sizes.append(output.nbytes))
@@ -99,7 +103,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
-def out_of_memory(spec: TrainSpec, side: int, used: int, there: int) -> str:
+def out_of_memory(spec: TrainSpec, side: int, used: int, there: int, *, copied: bool = False) -> str:
     """What to say of a training for which the memory does not suffice.
 
     Parameters
@@ -112,6 +116,8 @@ def out_of_memory(spec: TrainSpec, side: int, used: int, there: int) -> str:
         Most bytes that the training had.
     there : int
         Bytes that the device has.
+    copied : bool
+        As in `step_bytes`.
 
     Returns
     -------
@@ -126,8 +132,9 @@ def out_of_memory(spec: TrainSpec, side: int, used: int, there: int) -> str:
     """
     width = "network.features" if hasattr(spec.network, "features") else "network.base_width"
     halve = "" if spec.precision in DTYPES else ", or set precision: bfloat16"
+    needed = step_bytes(spec, side, copied=copied)
     return (
         f"train: out of memory: had {used / 1e9:.2f} of {there / 1e9:.2f} GB; a step of this network on "
-        f"{side} x {side} px needs about {step_bytes(spec, side) / 1e9:.2f} GB; lower augment.input_px or "
-        f"{width}{halve}, or run fewer jobs at once"
+        f"{side} x {side} px needs about {needed / 1e9:.2f} GB; lower augment.input_px or {width}{halve}, or run fewer "
+        "jobs at once"
     )

@@ -365,8 +365,8 @@ class TileGrid:
             )
         if not self.geometry.tileable and (self.core_side < self.shape[0] or self.core_side < self.shape[1]):
             raise GeometryError(
-                "this network's result depends on the tile, so it cannot be tiled; "
-                "choose a core as large as the image, or another network"
+                "this network's result depends on the tile, so it cannot be tiled; set predict.core_px to "
+                f"{max(self.shape)} or more, or take another network (form: aligned, or align_corners: false)"
             )
 
     @property

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from unetpipe.documents import mapping, read_yaml, unknown
-from unetpipe.errors import ConfigError
+from unetpipe.errors import ConfigError, GeometryError
+from unetpipe.geometry import NetGeometry
 from unetpipe.netspecs import NetworkSpec, PaddedUnetSpec
 from unetpipe.parsing import spec_from_json
 from unetpipe.samples import Sample, check_name
-from unetpipe.specs import ImportSpec, TrainSpec
+from unetpipe.specs import AugmentSpec, ImportSpec, TrainSpec
 
-__all__ = ["Model", "folds_of", "members", "read_entries", "read_imports", "seeded"]
+__all__ = ["Model", "fitted_patches", "folds_of", "members", "read_entries", "read_imports", "seeded"]
 
 PRESETS = Path("config/presets")
 
@@ -264,3 +265,55 @@ def read_seeds(value: Any, place: str) -> list[int]:
     if not good or len(set(value)) < len(value):
         raise ConfigError(f"{place}: expected a list of different whole numbers, came {value!r:.60}")
     return list(value)
+
+
+def fitted_patches(spec: AugmentSpec, models: Sequence[TrainSpec], where: str) -> AugmentSpec:
+    """The patches with the output side that all networks have in common.
+
+    Parameters
+    ----------
+    spec : AugmentSpec
+        As configured.
+    models : sequence of TrainSpec
+        All networks to be trained.
+    where : str
+        What to call the configuration in messages.
+
+    Returns
+    -------
+    AugmentSpec
+        A patch is legal for one network at least; the others get the largest centred part that is legal for them.
+
+    Raises
+    ------
+    ConfigError
+        If a patch is legal for none, too small for one, or a single value at the bottom of one with batch norm.
+    """
+    networks = [model.network.geometry for model in models]
+    if not networks:
+        return spec
+    try:
+        if not any(geometry.is_legal(spec.input_px) for geometry in networks):
+            raise GeometryError(
+                f"input side of {spec.input_px} px is legal for no network; use "
+                f"{' or '.join(map(str, near_sides(networks, spec.input_px)))}"
+            )
+        seen = [geometry.side_within(spec.input_px) for geometry in networks]
+        sides = [geometry.output_side(side) for geometry, side in zip(networks, seen, strict=True)]
+    except GeometryError as error:
+        raise ConfigError(f"{where}: augment.input_px: {error}") from None
+    for model, side in zip(models, seen, strict=True):
+        least = 2 * model.network.geometry.stride
+        if isinstance(model.network, PaddedUnetSpec) and side < least:
+            raise ConfigError(
+                f"{where}: augment.input_px: {spec.input_px} px leave batch norm a single value per channel at the "
+                f"bottom of a network of depth {model.network.depth}; use at least {least}, or fewer network.features"
+            )
+    return dataclasses.replace(spec, output_px=min(sides))
+
+
+def near_sides(networks: Sequence[NetGeometry], side: int) -> list[int]:
+    """The next legal sides below and above one that is not legal, of every network."""
+    above = {geometry: geometry.input_side(max(side - geometry.shrink, 1)) for geometry in networks}
+    below = {n - geometry.stride for geometry, n in above.items() if n - geometry.stride >= geometry.minimum}
+    return sorted({*above.values()} | below)

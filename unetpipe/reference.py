@@ -36,7 +36,7 @@ TOP = {
 }
 ENTRY = {
     "preset": "name of a file in `config/presets`, whose keys come before those of `train`; by default none",
-    "seeds": "one network for each seed; without, `seed` counts",
+    "seeds": "one network for each seed, under `train` of every entry; without, `seed` counts",
     "weights": "file of public weights (`.pth`, `.pt`, `.safetensors`) of a padded U-Net, which is imported and not "
     "trained; beside it only the keys of `import` count (below)",
 }
@@ -157,13 +157,12 @@ def first_line(kind: type) -> str:
 def schema() -> dict[str, Any]:
     """JSON schema of config.yaml, for editors that complete and check while one types."""
     sections = {name: section_schema(keys_of(name), first_line(kind)) for name, kind in SECTIONS.items()}
-    network = {"anyOf": [network_schema(name, family) for name, family in FAMILIES.items()]}
     cluster = section_schema(list(dataclasses.fields(ClusterSpec)), CLUSTER)
     sections["predict"]["properties"] |= {"cluster": cluster}
-    model = section_schema(keys_of("train"), first_line(TrainSpec))
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": ENTRY["seeds"]}
+    sections["train"]["properties"] |= {"seeds": seeds}
     preset = {"type": "string", "description": ENTRY["preset"]}
-    model["properties"] = {"preset": preset, "network": network, "seeds": seeds, **model["properties"]}
+    trained = [model_schema({"seeds": seeds}), model_schema({"preset": preset, "seeds": seeds})]
     imported = section_schema(list(dataclasses.fields(ImportSpec)), first_line(ImportSpec))
     weights = {"type": "string", "description": ENTRY["weights"]}
     imported |= {
@@ -171,7 +170,6 @@ def schema() -> dict[str, Any]:
         "required": ["weights"],
         "properties": {"weights": weights, **imported["properties"]},
     }
-    sections["train"]["properties"] |= {"network": network, "seeds": seeds}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetpipe configuration",
@@ -188,7 +186,7 @@ def schema() -> dict[str, Any]:
                 "additionalProperties": {"type": "array", "items": {"type": "string"}, "minItems": 1},
             },
             **sections,
-            "models": {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [model, imported]}},
+            "models": {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [*trained, imported]}},
         },
     }
 
@@ -199,10 +197,21 @@ def section_schema(fields: list[dataclasses.Field[Any]], meaning: str) -> dict[s
     return {"type": ["object", "null"], "description": meaning, "additionalProperties": False, "properties": properties}
 
 
-def network_schema(name: str, family: type) -> dict[str, Any]:
-    """JSON schema of one family; the first is meant where none is named."""
-    network = section_schema(network_keys(family), first_line(family))
-    return network if name == next(iter(FAMILIES)) else network | {"type": "object", "required": ["family"]}
+def model_schema(first: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of an entry that is trained, and has some keys before those of `train`."""
+    by_preset = "preset" in first
+    network = {"anyOf": [network_schema(name, by_preset=by_preset) for name in FAMILIES]}
+    model = section_schema(keys_of("train"), first_line(TrainSpec))
+    model["properties"] = {**first, "network": network, **model["properties"]}
+    return model | {"type": "object", "required": ["preset"]} if by_preset else model
+
+
+def network_schema(name: str, *, by_preset: bool) -> dict[str, Any]:
+    """JSON schema of one family; where none is named, that of the preset is meant, or the first."""
+    network = section_schema(network_keys(FAMILIES[name]), first_line(FAMILIES[name]))
+    if by_preset or name == next(iter(FAMILIES)):
+        return network
+    return network | {"type": "object", "required": ["family"]}
 
 
 def field_schema(field: dataclasses.Field[Any]) -> dict[str, Any]:

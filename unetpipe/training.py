@@ -1,4 +1,9 @@
-"""Training from top to bottom: a loop over steps whose state can be saved and taken up again, bit for bit."""
+"""Training, to be read from top to bottom.
+
+`fit` is the whole of it, a loop: train some steps, go back if they were lost, tell how far it is, validate, save, and
+stop if that was asked for. What it calls follows, each function before those that it calls itself. The state, which can
+be saved behind any step and taken up again bit for bit, has its own module, `trainstate`.
+"""
 
 import logging
 import time
@@ -21,10 +26,11 @@ from unetpipe.signals import stop_asked
 from unetpipe.specs import TrainSpec
 from unetpipe.trainstate import TrainingState, follow_average, judge, logit_deviation, restore, snapshot
 
-__all__ = ["fit"]
+__all__ = ["fit", "steps_at_once"]
 
 log = logging.getLogger(__name__)
 
+# What `fit` is given to do with a network or a state, told among its parameters.
 Validate = Callable[[nn.Module], dict[str, float]]
 Save = Callable[[TrainingState], None]
 Recall = Callable[[TrainingState, int], None]
@@ -34,8 +40,8 @@ Watch = Callable[[TrainingState, int], None]
 MOST_SKIPPED = 3
 # Steps in a row whose logits may be the same everywhere before the training ends.
 MOST_FLAT = 100
-# Steps between two looks at the losses where looking makes the device wait.
-LOOK = 32
+# Steps that are looked at together where a look makes the device wait.
+AT_ONCE = 32
 
 
 def fit(
@@ -82,7 +88,7 @@ def fit(
     drawn : bool
         Whether the patches of each epoch are new ones.
     look_every : int, optional
-        Steps between two looks at the losses; each step on a processor, 32 on a GPU.
+        Steps whose losses are looked at together; by default as `steps_at_once` has it.
 
     Returns
     -------
@@ -111,43 +117,61 @@ def fit(
     """
     set_tensorfloat32(spec.precision == "tensorfloat32")
     balance = torch.tensor(class_weights, dtype=torch.float32, device=device)
-    sees_at_once = device.type == "cpu" or state.scaler.is_enabled()
-    stride = look_every or (1 if sees_at_once else LOOK)
-    saved = time.monotonic()
+    at_once = look_every or steps_at_once(spec, device)
     ahead = {"draws": spec.steps * spec.accumulate, "workers": workers, "accumulate": spec.accumulate}
+    saved = time.monotonic()
     with Feed(patches, seed=spec.seed, device=device, drawn=drawn, **ahead) as feed:
         if spec.compile and state.step < spec.steps:
             image = feed.take(state.step * spec.accumulate)[0]
             state.compiled = compiled(state.network, image, dtype=DTYPES.get(spec.precision))
         clock = Clock(feed, state.step)
         while state.step < spec.steps and not is_exhausted(spec, state.history):
-            validation = min(spec.steps, (state.step // spec.validate_every + 1) * spec.validate_every)
-            advance(state, spec, feed, balance, until=min(validation, state.step + stride))
+            next_validation = min(spec.steps, (state.step // spec.validate_every + 1) * spec.validate_every)
+            advance(state, spec, feed, balance, until=min(next_validation, state.step + at_once))
             if state.skipped > MOST_SKIPPED:
                 retreat(state, recall)
                 save(state)
                 clock.start(state.step)
                 continue
-            if state.flat >= MOST_FLAT:
-                raise ModelError(dead(state, spec))
+            check_alive(state, spec)
             if watch is not None:
                 watch(state, feed.pixels * count())
-            due = state.step == validation
-            if due:
+
+            validates = state.step == next_validation
+            if validates:
+                # The clock stands still until the state is saved.
                 close_interval(state, spec, validate, clock.stop(state.step))
-            stop = any_of(stop_asked())
-            if due or stop or time.monotonic() - saved >= spec.checkpoint_s:
+            stops = any_of(stop_asked())
+            if validates or stops or time.monotonic() - saved >= spec.checkpoint_s:
                 save(state)
                 saved = time.monotonic()
-            if stop:
+            if stops:
                 raise Interrupted("stopped on request; finished work is saved, the same command goes on")
-            if due:
+            if validates:
                 clock.start(state.step)
     return clock.seconds_per_step
 
 
+def steps_at_once(spec: TrainSpec, device: torch.device) -> int:
+    """Steps that are trained before any of them is looked at.
+
+    Parameters
+    ----------
+    spec : TrainSpec
+        Its precision counts: a scaled loss is looked at in each step anyway.
+    device : torch.device
+        A processor waits for each step anyway.
+
+    Returns
+    -------
+    int
+        1 or 32.
+    """
+    return 1 if device.type == "cpu" or spec.precision == "float16" else AT_ONCE
+
+
 def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, until: int) -> None:
-    """Train up to a step.
+    """Train up to a step, or until too many in a row had to be skipped.
 
     Several steps are looked at together, for each look makes a GPU wait. If one of them was not to be used, all are
     taken back and repeated with a look at each.
@@ -166,16 +190,18 @@ def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, 
 
 
 def train_step(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, look: bool) -> Tensor:
-    """One step; returns what decides about it, here if looked at: (3,) loss, gradient length, logit deviation."""
-    rate = learning_rate(spec, state.step, state.history) * 0.5**state.retreats
+    """One step; returns what `judge` decides by, here if looked at: (3,) loss, gradient length, logit deviation."""
     for group in state.optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate(state, spec, state.step)
+    # Batch statistics change while the logits are computed: a step that is not used gives them back, and several
+    # processes add up what each has changed.
     buffers = [buffer.clone() for buffer in state.network.buffers()] if look or count() > 1 else []
     sums = gradient(state, spec, feed, balance)
     sums = add_up(sums, state.network, buffers, patches=spec.accumulate // count())
     state.scaler.unscale_(state.optimiser)
     norm = clipped_norm(state.network, spec.clip_norm)
     measured = torch.stack([sums[0], norm, sums[1]])
+
     if not look or judge(state, *measured.tolist()):
         state.scaler.step(state.optimiser)
     else:
@@ -185,6 +211,11 @@ def train_step(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tenso
     state.step += 1
     follow_average(state, spec.average)
     return measured
+
+
+def rate(state: TrainingState, spec: TrainSpec, step: int) -> float:
+    """Learning rate of a step, counted from 0; each retreat has halved it."""
+    return learning_rate(spec, step, state.history) * 0.5**state.retreats
 
 
 def gradient(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor) -> Tensor:
@@ -197,7 +228,7 @@ def gradient(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor)
     share = 1.0 if spec.reduction == "sum" else 1.0 / spec.accumulate
     sums = torch.zeros(2, device=balance.device)
     draws = range(state.step * spec.accumulate, (state.step + 1) * spec.accumulate)
-    for draw in (draw for draw in draws if is_own(draw, spec.accumulate)):
+    for draw in [draw for draw in draws if is_own(draw, spec.accumulate)]:
         image, classes, separation = feed.take(draw)
         # Dropout draws from torch's global generator: seeding it by the draw makes it a function of (seed, step).
         torch.manual_seed(int(np.random.SeedSequence((spec.seed, draw)).generate_state(1)[0]))
@@ -243,12 +274,14 @@ def retreat(state: TrainingState, recall: Recall | None) -> None:
     state.retreats += 1
 
 
-def dead(state: TrainingState, spec: TrainSpec) -> str:
-    """What to say of a network that gives the same logits everywhere."""
+def check_alive(state: TrainingState, spec: TrainSpec) -> None:
+    """End a training whose network has given the same logits everywhere for too long."""
+    if state.flat < MOST_FLAT:
+        return
     remedy = "take another seed or a lower learning_rate, and check the images"
     if getattr(spec.network, "head_relu", False):
         remedy = "set network.head_relu: false, or take another seed"
-    return (
+    raise ModelError(
         f"training: no logit differs between pixels in {state.flat} steps in a row up to step {state.step}: the head "
         f"is dead and learns no more; {remedy}"
     )
@@ -258,18 +291,19 @@ def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | N
     """Validate, add a row to the history, and keep the parameters if they are the best so far."""
     row: dict[str, Any] = {
         "step": state.step,
-        "learning_rate": learning_rate(spec, state.step - 1, state.history) * 0.5**state.retreats,
+        "learning_rate": rate(state, spec, state.step - 1),
         "loss": state.loss_sum / max(state.losses, 1),
     }
     if validate is not None:
         state.judged.eval()
-        # As it will predict, whatever the arithmetic of the training.
+        # In the arithmetic in which it will predict, whatever that of the training.
         set_tensorfloat32(False)
         row |= validate(state.judged)
         set_tensorfloat32(spec.precision == "tensorfloat32")
     row = from_first(row)
     state.history.append(row)
     state.loss_sum, state.losses = 0.0, 0
+    # Among skipped steps, the training may be lost already: nothing to go back to.
     state.anchor = state.anchor if state.skipped else state.step
     if best_row(state.history, spec.best_by) == len(state.history) - 1:
         state.best = {name: value.detach().cpu().clone() for name, value in state.judged.state_dict().items()}

@@ -102,6 +102,7 @@ def test_parameters_come_over_bit_by_bit(tmp_path: Path) -> None:
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], state[name]) for name in state)
     assert (model.facts["pixel_size_um"], model.facts["intensity"]) == (0.25, "percentile")
+    assert model.facts["parameters"] == sum(p.numel() for p in network_of(SPEC).parameters())
     card = json.loads((model.store / "card.json").read_text())
     assert card["sha256"] == model.facts["weights"]
     assert list(card["sources"]) == ["source/public.pth"]

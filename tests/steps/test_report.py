@@ -73,6 +73,11 @@ POOLED = {
 }
 
 
+# What the fastest and the largest of the networks with costs took: 0.125 s and 800 MB, and three times as much.
+PLACES = ["number seconds", "number peak"]
+COSTS = {1: [("seconds", "0.12"), ("peak", "800")], 3: [("seconds", "0.38"), ("peak", "2400")]}
+
+
 def score(value: float | None, n: int = 1) -> dict[str, Any]:
     """A score as `evaluate` publishes it."""
     return {"value": value, "n": n, "defined": value is not None}
@@ -286,6 +291,33 @@ def test_entries_are_ranked_with_mean_and_deviation(results: tuple[Path, list[Pa
     cells = {row[0][0]: row[column] for row in ranking[1:]}
     assert cells["other"] == [f"{values[1]:.4f}"]
     assert cells["pair"] == [f"{np.mean(values):.4f}", f"± {np.std(values, ddof=1):.4f}"]
+
+
+def test_the_ranking_shows_costs_which_are_no_part_of_the_result(tmp_path: Path) -> None:
+    """Times of the fastest network of an entry and memory of the largest, by a style sheet; the page holds neither."""
+    inputs = []
+    for model in ("a.1-s1", "a.1-s2", "b"):
+        write_model(tmp_path, model, HISTORY, TrainSpec())
+        write_evaluation(tmp_path, model, "one", FIRST)
+        inputs += [tmp_path / f"models/{model}.json", tmp_path / f"metrics/{model}/one.json"]
+    spec = dataclasses.replace(SPEC, groups=canonical_json({"a.1": ["a.1-s1", "a.1-s2"], "b": ["b"]}))
+    written = []
+    for factor in (1, 3):
+        for model, seconds, peak in (("a.1-s1", 0.26, 700), ("a.1-s2", 0.125, 800)):
+            cost = {"seconds_per_step": factor * seconds, "peak_mb": factor * peak, "device": "cpu"}
+            (tmp_path / "costs").mkdir(exist_ok=True)
+            (tmp_path / f"costs/{model}.json").write_text(json.dumps(cost))
+        output = tmp_path / str(factor) / "report.json"
+        report(inputs, output=output, spec=spec, code=CODE)
+        rules = [f'[data-entry="a.1"] .{kind}::after {{ content: "{text}"; }}\n' for kind, text in COSTS[factor]]
+        assert (output.parent / "costs.css").read_text() == "".join(rules)
+        written.append((output.read_bytes(), (output.parent / "report/index.html").read_bytes()))
+    assert written[0] == written[1]
+    page = Page(written[0][1].decode())
+    assert [cell[0] for cell in page.tables[0][0]][2:6] == ["Parameters", "s per step", "Peak MB", "SEG"]
+    assert ("href", "../costs.css") in page.attributes
+    assert [value for name, value in page.attributes if name == "data-entry"] == ["a.1", "b"]
+    assert [value for _, value in page.attributes if value in PLACES] == PLACES * 2
 
 
 def test_an_imported_network_has_settings_and_no_curves(tmp_path: Path) -> None:

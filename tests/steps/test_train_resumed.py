@@ -235,11 +235,25 @@ def test_killed_at_any_point_of_a_checkpoint(
         if passed == fatal:
             raise Killed
 
+    reached: list[int] = []
     with monkeypatch.context() as faults:
         with_faults(faults, tick)
         with pytest.raises(Killed):
-            trained(tmp_path, SHORT)
-    assert everything(trained(tmp_path, SHORT)) == short
+            trained(tmp_path, SHORT, watch=lambda now, pixels: reached.append(now.step))
+    assert_goes_on_behind_the_last_whole_one(tmp_path, reached[-1], short)
+
+
+def assert_goes_on_behind_the_last_whole_one(folder: Path, reached: int, expected: dict[str, Any]) -> None:
+    """A training killed while it saved the step that it had reached: that one counts if it got its name, or the last.
+
+    Every second step is validated and saved, and a card gets its name last.
+    """
+    saved = (folder / "m" / "checkpoints" / f"step-{reached:09d}.json").is_file()
+    behind = reached if saved else reached - SHORT.validate_every
+    first: list[int] = []
+    state = trained(folder, SHORT, watch=lambda now, pixels: first.append(now.step))
+    assert first[:1] == list(range(behind + 1, SHORT.steps + 1))[:1]
+    assert everything(state) == expected
 
 
 @pytest.mark.slow
@@ -249,7 +263,7 @@ def test_killed_by_the_kernel_at_any_point_of_a_checkpoint(fatal: int, short: di
     code = f"from {__name__} import be_killed; be_killed({fatal}, {str(tmp_path)!r})"
     ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert everything(trained(tmp_path, SHORT)) == short
+    assert_goes_on_behind_the_last_whole_one(tmp_path, int((tmp_path / "reached").read_text()), short)
 
 
 def be_killed(fatal: int, folder: str) -> None:
@@ -262,8 +276,9 @@ def be_killed(fatal: int, folder: str) -> None:
         if passed == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    reached = os.open(Path(folder, "reached"), os.O_WRONLY | os.O_CREAT)
     with_faults(pytest.MonkeyPatch(), tick)
-    trained(Path(folder), SHORT)
+    trained(Path(folder), SHORT, watch=lambda now, pixels: os.pwrite(reached, b"%9d" % now.step, 0))
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "delete", "card", "card digit"])

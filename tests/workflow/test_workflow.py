@@ -1,6 +1,7 @@
 """The workflow as Snakemake sees it: lint, profile, size, its own report, mistakes in the configuration."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,19 @@ def test_a_file_that_is_no_configuration_is_one_line(blank: Any, tmp_path: Path,
     lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: ")]
     assert ended.returncode == 2 and len(lines) == 1 and wanted in lines[0], ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_of_several_configurations_the_later_one_wins_and_mistakes_name_all(blank: Any, tmp_path: Path) -> None:
+    tree = blank.copy(tmp_path / "project")
+    files = ("--configfile", "config/config.yaml", "config/more.yaml")
+    for text, code, wanted in (
+        ("models: {n: {network: {depth: 1, base_width: 2}}}\n", 0, r"results/models/n\.json"),
+        ("weigh: {w0: -1}\n", 2, r"config/config\.yaml, \S*config/more\.yaml: weigh\.w0: expected"),
+    ):
+        (tree.folder / "config/more.yaml").write_text(text)
+        ended = tree.snakemake("-n", "--cores", "2", *files)
+        assert ended.returncode == code and re.search(wanted, ended.stdout + ended.stderr), ended.stderr
+        assert code or "results/models/m.json" in ended.stdout + ended.stderr
 
 
 def test_a_failed_job_says_its_line(blank: Any, tmp_path: Path) -> None:

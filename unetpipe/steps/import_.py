@@ -16,6 +16,9 @@ from unetpipe.specs import ImportSpec, canonical_json
 
 __all__ = ["import_"]
 
+# What batch norm has counted, not learned.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +45,7 @@ def import_(weights: Path, *, output: Path, spec: ImportSpec, code: str) -> None
             "intensity": spec.intensity,
             "pixel_size_um": spec.pixel_size_um,
             "class_weights": [1.0] * net.classes,
+            "parameters": sum(value.numel() for name, value in state.items() if not name.endswith(STATISTICS)),
             "steps": 0,
             "kept_step": 0,
             "retreats": 0,

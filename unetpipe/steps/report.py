@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from unetpipe import __version__
-from unetpipe.comparison import metric_rows, pooled_scores, ranked
+from unetpipe.comparison import Rank, metric_rows, pooled_scores, ranked
 from unetpipe.figures import PREDICTION, TRUTH, Album, sample_figures, tissue_figure, weight_figure
 from unetpipe.ledgers import open_ledger
 from unetpipe.manifests import Manifest, read_manifest, write_file
@@ -24,6 +24,7 @@ from unetpipe.specs import ReportSpec
 __all__ = ["report"]
 
 TEMPLATE = Path(__file__).with_name("report.html")
+COSTS = ["network", "parameters", "steps", "seconds_per_step", "peak_mb", "device"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,8 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
     output : manifest
         With the pooled scores; beside it a folder with ``index.html`` and its pictures, and ``costs.tsv`` with what the
         trainings took and ``predictions.tsv`` with what was planned and measured of the predictions, which differ from
-        run to run and are no part of the result.
+        run to run and are no part of the result. Nor is ``costs.css``, by which the page's ranking shows what
+        ``costs.tsv`` tells of each entry.
     """
     manifests = sorted((read_manifest(path) for path in inputs), key=lambda m: (m.stage, m.name))
     with open_ledger(output, stage="report", spec=spec, code=code, inputs=manifests) as ledger:
@@ -80,6 +82,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             model: pooled_scores([m.facts for m in samples.values()]) for model, samples in results.evaluations.items()
         }
         ranks = ranked(json.loads(spec.groups) or {name: [name] for name in pooled}, pooled, by=spec.rank_by)
+        taken = costs(results)
         album, px, images, weighed = Album(ledger), spec.preview_px, results.images, results.weights.items()
         trained = {name: m for name, m in results.models.items() if m.facts["history"]}
         text = rendered(
@@ -104,7 +107,8 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             codes=sorted({(m.stage, m.code) for m in manifests} | {("report", code)}),
         )
         write_file(ledger.store / "index.html", text.encode())
-        for name, table in (("costs.tsv", costs(results)), ("predictions.tsv", predictions(results))):
+        write_file(output.parent / "costs.css", cost_styles(ranks, taken).encode())
+        for name, table in (("costs.tsv", taken), ("predictions.tsv", predictions(results))):
             write_file(output.parent / name, table.to_csv(sep="\t", index=False).encode())
         ledger.append("index.html", hashlib.sha256(text.encode()).hexdigest())
         ledger.publish({"scores": pooled, "scored": results.scored, "unscored": results.unscored})
@@ -119,7 +123,22 @@ def costs(results: Results) -> pd.DataFrame:
         rows.append(
             {"network": name, "parameters": model.facts.get("parameters"), "steps": model.facts["steps"]} | measured
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COSTS)
+
+
+def cost_styles(ranks: Sequence[Rank], table: pd.DataFrame) -> str:
+    """A style sheet that writes costs into the ranking: the page itself is a result, and holds no times.
+
+    The fastest network counts, for the others may have been slowed by what ran beside them, and the most memory.
+    """
+    rules = []
+    for rank in ranks:
+        rows = table[table["network"].isin(rank.networks)]
+        seconds, peak = rows["seconds_per_step"].min(), rows["peak_mb"].max()
+        for kind, value, text in (("seconds", seconds, f"{seconds:.2g}"), ("peak", peak, f"{peak:.0f}")):
+            if pd.notna(value):
+                rules.append(f'[data-entry="{rank.entry}"] .{kind}::after {{ content: "{text}"; }}\n')
+    return "".join(rules)
 
 
 def predictions(results: Results) -> pd.DataFrame:

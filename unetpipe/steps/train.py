@@ -43,7 +43,7 @@ from unetpipe.ranks import is_first
 from unetpipe.schedules import best_row, is_exhausted
 from unetpipe.slides import open_plane
 from unetpipe.specs import IGNORE, TrainSpec, canonical_json
-from unetpipe.training import Validate, fit
+from unetpipe.training import Validate, fit, steps_at_once
 from unetpipe.trainset import check_validation, class_weights, seen_side, training_patches, validated
 from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
 from unetpipe.units import common_pixel_size
@@ -199,11 +199,14 @@ def optimise(device: torch.device, job: Job) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ModelError(out_of_memory(spec, job.side, used_bytes(device), total_bytes(device))) from None
+        copied = steps_at_once(spec, device) > 1
+        said = out_of_memory(spec, job.side, used_bytes(device), total_bytes(device), copied=copied)
+        raise ModelError(said) from None
     finally:
         progress.clear()
         events.close()
-    if first:
+    # A run that found all steps done has nothing to tell of them.
+    if first and seconds:
         write_cost(job.output, seconds, device)
 
 
