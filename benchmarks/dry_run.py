@@ -78,9 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1000)
     samples = parser.parse_args().samples
-    print(
-        f"--help {median_seconds('-m', 'unetpipe', '--help'):.2f} s, python -c pass {median_seconds('-c', 'pass'):.2f} s"
-    )
+    helped, bare = median_seconds("-m", "unetpipe", "--help"), median_seconds("-c", "pass")
+    print(f"--help {helped:.2f} s, python -c pass {bare:.2f} s")
     for n_samples in (20, samples):
         wall, cpu, jobs = dry_run(n_samples)
         # The largest process so far: the sizes are run in rising order.
