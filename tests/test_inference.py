@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import dask.array
 import numpy as np
 import pytest
 import torch
@@ -77,6 +78,35 @@ def test_order_changes_nothing() -> None:
         )
         results.append(result)
     assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_dasks_own_overlap_finds_the_same() -> None:
+    """An oracle that lays no tiles of ours: numpy mirrors the border, dask cuts chunks and their neighbours' rims."""
+    context, core = SPEC.geometry.context, 32
+    image = np.random.default_rng(3).random((1, 3 * core, 4 * core), dtype=np.float32)
+    padded = np.pad(image[0], context, mode="reflect")
+    # Outer chunks hold the mirrored border, so that all windows have the same size.
+    ends = [(core + context, *[core] * (n // core - 2), core + context) for n in image.shape[1:]]
+    seen: list[tuple[int, ...]] = []
+
+    def probabilities(window: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen.append(window.shape)
+        with torch.no_grad():
+            return NETWORK(torch.from_numpy(np.ascontiguousarray(window))[None, None]).softmax(1)[0].numpy()
+
+    found = dask.array.from_array(padded, chunks=tuple(ends)).map_overlap(
+        probabilities,
+        depth=context,
+        boundary="none",
+        trim=False,
+        new_axis=0,
+        chunks=((SPEC.classes,), *[(core,) * len(end) for end in ends]),
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    whole = found.compute(scheduler="synchronous")
+    tiled = predict_image(NETWORK, image, SPEC.geometry, core_side=core, device=CPU)
+    assert seen == [(core + 2 * context,) * 2] * 12
+    assert tiled.shape == whole.shape and np.abs(tiled - whole).max() < 1e-5
 
 
 def test_cores_are_read_in_order_so_that_chunks_are_shared() -> None:
