@@ -12,7 +12,7 @@ from unetpipe.netspecs import NetworkSpec
 from unetpipe.planning import FORMS
 from unetpipe.specs import TrainSpec
 
-__all__ = ["Needs", "gpus_of", "needs", "requests", "result_mb", "unpacked_mb"]
+__all__ = ["Needs", "gpus_of", "needs", "requests", "unpacked_mb"]
 
 # Longer jobs wait for ever in most queues; what is cut off goes on in the next attempt.
 LONGEST_MIN = 1440
@@ -42,10 +42,13 @@ class Needs:
         Memory in MB.
     runtime : int
         Time in minutes.
+    disk_mb : int
+        Disk for the result in MB.
     """
 
     mem_mb: int
     runtime: int
+    disk_mb: int
 
 
 def requests(config: Config) -> Callable[[str], dict[str, Any]]:
@@ -59,11 +62,10 @@ def requests(config: Config) -> Callable[[str], dict[str, Any]]:
     Returns
     -------
     callable
-        Gives for the verb of a stage, which is the name of its rule, ``mem_mb`` and ``runtime``, functions of wildcards
-        and attempt, and ``disk_mb``, the number of its largest job. The second attempt asks for twice the memory and
-        time, the third for three times; no job asks for more than a day.
+        Gives for the verb of a stage, which is the name of its rule, ``mem_mb``, ``runtime`` and ``disk_mb``, functions
+        of wildcards and attempt. The second attempt asks for twice as much of each, the third for three times; no job
+        asks for more than a day.
     """
-    largest_mb = max((source_mb(config, sample) for sample in config.samples), default=0.0)
 
     def of_stage(stage: str) -> dict[str, Any]:
         @cache
@@ -79,7 +81,10 @@ def requests(config: Config) -> Callable[[str], dict[str, Any]]:
         def runtime(wildcards: Any, attempt: int) -> int:
             return min(LONGEST_MIN, attempt * of_job(wildcards).runtime)
 
-        return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": result_mb(config, stage, largest_mb)}
+        def disk_mb(wildcards: Any, attempt: int) -> int:
+            return attempt * of_job(wildcards).disk_mb
+
+        return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
 
     return of_stage
 
@@ -101,23 +106,8 @@ def gpus_of(resources: Mapping[str, Any]) -> int:
     return max(int(resources.get("gpu", 0)), int(asked[1] or 1) if asked else 0)
 
 
-def result_mb(config: Config, stage: str, image_mb: float) -> int:
-    """Disk for the result of a stage.
-
-    Parameters
-    ----------
-    config : Config
-        The whole configuration.
-    stage : str
-        Verb of the stage.
-    image_mb : float
-        Pixels of the image in MB.
-
-    Returns
-    -------
-    int
-        MB (1e6 bytes), at least 1.
-    """
+def result_mb(config: Config, stage: str, image_mb: float) -> float:
+    """Disk in MB for the result of a stage, from an image of so many MB of pixels."""
     sections, models = config.sections, config.models.values()
     per_image = {"simulate": 1.0, "ingest": 1.4, "annotate": 2.0, "weigh": 1.0, "segment": 2.0}
     mb = per_image.get(stage, 0.0) * image_mb
@@ -129,7 +119,7 @@ def result_mb(config: Config, stage: str, image_mb: float) -> int:
         mb = 2 * max((model.network.classes for model in models), default=2) * image_mb
     elif stage in ("doctor", "report"):
         mb = 10 + len(config.samples) / 10
-    return max(1, round(mb))
+    return mb
 
 
 def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> Needs:
@@ -190,7 +180,12 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
     elif stage in ("doctor", "report"):
         # At most 4 million pixels of each sample are looked at, one sample behind the other.
         mem, minutes = 3000, 20 + len(config.samples) / 10
-    return Needs(mem_mb=round(mem), runtime=min(LONGEST_MIN, round(minutes)))
+    return needs_of(mem, minutes, result_mb(config, stage, image))
+
+
+def needs_of(mem_mb: float, minutes: float, disk_mb: float) -> Needs:
+    """Whole numbers of each; at most a day, at least 1 MB of disk."""
+    return Needs(mem_mb=round(mem_mb), runtime=min(LONGEST_MIN, round(minutes)), disk_mb=max(1, round(disk_mb)))
 
 
 def training_needs(config: Config, model: str) -> Needs:
@@ -201,7 +196,7 @@ def training_needs(config: Config, model: str) -> Needs:
     validated = max((source_mb(config, name) for name in config.by_split["val"]), default=0.0)
     mem = TORCH_MB + step_mb(spec, side) + (VALIDATION_MB if spec.network.geometry.tileable else 24 * validated)
     minutes = 60 + spec.steps * spec.accumulate * STEP_S * width**2 * side**2 / 60
-    return Needs(mem_mb=round(mem), runtime=min(LONGEST_MIN, round(minutes)))
+    return needs_of(mem, minutes, result_mb(config, "train", 0.0))
 
 
 def step_mb(spec: TrainSpec, side: int) -> float:
