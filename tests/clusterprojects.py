@@ -37,31 +37,25 @@ class ClusterProject(Project):
         assert ended.returncode == 0, ended.stderr[-4000:]
 
     def asked(self, since: int = 0) -> dict[str, list[dict[str, Any]]]:
-        """What jobs were granted, by rule or group, of those with a larger id."""
+        """What jobs held, by rule or group, of those with a larger id: as the log of completed jobs has it."""
         found: dict[str, list[dict[str, Any]]] = {}
+        completed = self.cluster.completed()
         for number, job in self.cluster.jobs().items():
             if int(number) > since:
-                granted = dict(part.split("=") for part in job["TRES"].split(","))
+                held = dict(part.split("=") for part in completed[number]["Tres"].split(","))
                 name = Path(job["StdOut"]).relative_to(self.results / "logs/slurm").parts[0]
                 found.setdefault(name, []).append(
                     {
-                        "gpus": int(job.get("TresPerJob", "0").rpartition(":")[2]),
-                        "cpus": int(granted["cpu"]),
-                        "mem_mb": int(granted["mem"].removesuffix("M")),
-                        "minutes": clock_minutes(job["TimeLimit"]),
+                        "gpus": int(held.get("gres/gpu", 0)),
+                        "cpus": int(held["cpu"]),
+                        "mem_mb": int(held["mem"].removesuffix("M")),
+                        "minutes": int(completed[number]["TimeLimit"]),
                         "tasks": int(job["NumTasks"]),
-                        "nodes": int(granted["node"]),
-                        "state": job["JobState"],
+                        "nodes": int(held["node"]),
+                        "state": completed[number]["JobState"],
                     }
                 )
         return found
-
-
-def clock_minutes(text: str) -> int:
-    """Minutes of a time limit such as 1-02:30:00."""
-    days, _, clock = text.rpartition("-")
-    hours, minutes, _ = map(int, clock.split(":"))
-    return int(days or 0) * 1440 + hours * 60 + minutes
 
 
 @contextmanager

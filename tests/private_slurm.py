@@ -63,6 +63,7 @@ JobRequeue=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/none
+AccountingStorageTRES=gres/gpu
 JobCompType=jobcomp/filetxt
 JobCompLoc={folder}/log/completed.txt
 GresTypes=gpu
@@ -158,12 +159,17 @@ class PrivateSlurm:
 
     def jobs(self) -> dict[str, dict[str, str]]:
         """What SLURM knows of every job, by id."""
-        found = {}
-        for line in self.call("scontrol", "show", "job", "-o").splitlines():
-            fields = dict(re.findall(r"(\w+)=(\S*)", line))
-            if "JobId" in fields:
-                found[fields["JobId"]] = fields
-        return found
+        return by_id(self.call("scontrol", "show", "job", "-o"))
+
+    def completed(self) -> dict[str, dict[str, str]]:
+        """What SLURM has written of every job that ended into its log of completions, by id."""
+        return by_id((self.folder / "log/completed.txt").read_text())
+
+
+def by_id(text: str) -> dict[str, dict[str, str]]:
+    """The fields of jobs, one job a line, by their id."""
+    lines = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines()]
+    return {fields["JobId"]: fields for fields in lines if "JobId" in fields}
 
 
 def free_ports(count: int) -> list[int]:

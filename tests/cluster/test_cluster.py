@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from faults.stages import forget
 
 from clusterprojects import PROFILE, QUICK, ClusterProject, cluster_in_tmp
-from private_slurm import PrivateSlurm, missing
+from private_slurm import PrivateSlurm, missing, wait_for
 from projects import ROOT, Project
 
 pytestmark = [
@@ -84,6 +85,25 @@ def test_what_re_runs_is_the_same_as_without_a_cluster(ran: ClusterProject) -> N
     assert sorted(asked) == ["group_score_evaluate", "rule_report"] and not any(
         j["gpus"] for js in asked.values() for j in js
     )
+
+
+def test_a_training_that_is_cancelled_goes_on_to_the_same_bytes(ran: ClusterProject, tmp_path: Path) -> None:
+    ran.configure(train={"steps": 600, "validate_every": 300, "checkpoint_s": 1.0, "learning_rate": 0.002})
+    alone = ran.copy(tmp_path / "project")
+    alone.run("results/models/m.json")
+    forget(ran, "models/m")
+    last = max(map(int, ran.cluster.jobs()))
+    command = ("python", "-m", "snakemake", *PROFILE, *QUICK, "results/models/m.json")
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=ran.folder, env=ran.environment, stdout=log, stderr=log)
+        wait_for(
+            lambda: any((ran.results / "models/m/checkpoints").glob("step-*.json")) or running.poll() is not None, 180
+        )
+        ran.cluster.call("scancel", str(max(map(int, ran.cluster.jobs()))))
+        assert running.wait(240) == 0, (tmp_path / "log").read_text()[-4000:]
+    assert ran.manifests()["models/m"] == alone.manifests()["models/m"]
+    assert "going on behind step" in (ran.results / "logs/train/m.log").read_text()
+    assert sorted(job["state"] for job in ran.asked(last)["rule_train"]) == ["CANCELLED", "COMPLETED"]
 
 
 def test_two_gpus_are_held_by_one_task(cluster: PrivateSlurm, tmp_path: Path) -> None:
