@@ -2,7 +2,9 @@
 
 import logging
 import os
+import platform
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ __all__ = [
     "check_precision",
     "choose_device",
     "download",
+    "host_facts",
     "lease_devices",
     "mark",
     "seconds_between",
@@ -38,6 +41,30 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Half precisions, for `torch.autocast`."""
+
+# Environment variables that change which instructions compute, or how many threads add up.
+DECISIVE = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
+
+
+def host_facts() -> dict[str, Any]:
+    """What equal bits depend on beside settings and packages: system, processor, variables and GPUs, no names."""
+    cuda = torch.cuda.is_available()
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "byteorder": sys.byteorder,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "processors": len(os.sched_getaffinity(0)),
+        "variables": {name: os.environ[name] for name in DECISIVE if name in os.environ},
+        "cuda": torch.version.cuda if cuda else None,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    }
 
 
 def usable_threads(wanted: int) -> int:

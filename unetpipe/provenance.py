@@ -26,6 +26,8 @@ __all__ = [
 
 # Stages with a result for each model and sample.
 PAIRED = ("predict", "segment", "evaluate")
+# What the source of a stage is called in the record of a run.
+COLUMNS = {"ingest": "image", "annotate": "annotation", "train": "weights", "predict": "region"}
 
 
 def find_manifests(results: Path) -> list[Path]:
@@ -128,12 +130,12 @@ def chain_faults(
     manifests : mapping of str to Manifest
         All results by name.
     sources : mapping
-        Paths of each sample's ``image``, ``annotation`` and ``region``, relative to `root`; without them, sources are
-        not checked.
+        Paths of each sample's ``image``, ``annotation`` and ``region``, and of each imported network's ``weights``,
+        relative to `root`; without them, sources are not checked.
     root : Path
         The project's folder.
     """
-    column = {"ingest": "image", "annotate": "annotation", "predict": "region"}.get(manifest.stage, "")
+    column = COLUMNS.get(manifest.stage, "")
     for name, digest in manifest.inputs.items():
         if name.startswith("source/"):
             path = sources.get(manifest.sample, {}).get(column)

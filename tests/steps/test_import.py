@@ -22,6 +22,7 @@ from unetpipe.specs import ImportSpec, IngestSpec, PredictSpec
 from unetpipe.steps.import_ import import_
 from unetpipe.steps.ingest import ingest
 from unetpipe.steps.predict import predict
+from unetpipe.steps.verify import verify
 
 from .conftest import Chain
 
@@ -212,3 +213,16 @@ def test_the_command(tmp_path: Path) -> None:
     assert model.code.startswith("import_@")
     assert (model.facts["pixel_size_um"], model.facts["intensity"]) == (0.5, "range")
     assert not model.facts["network"]["align_corners"]
+
+
+def test_an_imported_network_is_held_against_its_file(tmp_path: Path) -> None:
+    weights = saved(tmp_path)
+    imported(weights, tmp_path / "results" / "models" / "p.json")
+    (tmp_path / "results" / "run.json").write_text(json.dumps({"sources": {"p": {"weights": "public.pth"}}}))
+    lines: list[str] = []
+    verify(tmp_path / "results", tell=lines.append)
+    assert "1 results and sources are as they were written" in lines[0]
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(StoreError, match="1 faults"):
+        verify(tmp_path / "results", tell=lines.append)
+    assert lines[-1].endswith(f"its source {weights} has changed")

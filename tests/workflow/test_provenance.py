@@ -38,6 +38,13 @@ def test_a_run_is_written_down(finished: Any) -> None:
     assert run["host"]["processors"] == len(os.sched_getaffinity(0))
     assert run["config"]["models"] == {"m": {"network": {"depth": 1, "base_width": 4, "dropout": 0.0}}}
     assert run["sources"]["a"] == {"image": "images/a.tif", "annotation": "labels/a.tif"}
+    # All on this machine; Snakemake sets the variables of each job by its threads.
+    assert sorted(name for made in run["computed"] for name in made["results"]) == [
+        "predict/m/s",
+        "predict/m/t",
+        "train/m",
+    ]
+    assert all(made["host"] | {"variables": {}} == run["host"] | {"variables": {}} for made in run["computed"])
     # By hand: the name, the digest of what it was made from, and of what came, line by line.
     lines = []
     for path in finished.results.rglob("*.json"):

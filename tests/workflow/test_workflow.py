@@ -107,7 +107,9 @@ def test_a_mistake_is_one_line(blank: Any, tmp_path: Path) -> None:
     ended = tree.snakemake("--cores", "2")
     assert ended.returncode == 2
     lines = [line for line in ended.stderr.splitlines() if line.startswith("unetpipe: ")]
-    assert lines == ["unetpipe: config/config.yaml: weigh.sigma_px: expected a value above 0, came -1"]
+    assert lines == [
+        "unetpipe: config/config.yaml: weigh.sigma_px: expected a value above 0, came -1; see config/README.md"
+    ]
     assert "Traceback" not in ended.stderr
     assert not tree.results.exists()
 

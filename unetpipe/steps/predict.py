@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unetpipe.clusterspecs import ClusterSpec
-from unetpipe.devices import check_gpus, check_precision, choose_device, usable_threads, used_bytes
+from unetpipe.devices import check_gpus, check_precision, choose_device, host_facts, usable_threads, used_bytes
 from unetpipe.errors import ModelError
 from unetpipe.geometry import Box
 from unetpipe.ledgers import Ledger, key_of, open_ledger
@@ -220,6 +220,7 @@ def write_cost(output: Path, plan: Plan, run: Run) -> None:
         "planned_work": round(plan.work, 4),
         "mpx_per_s": round(run.progress.rate / 1e6, 4),
         "busy": round(run.progress.busy, 3),
+        "host": host_facts(),
     }
     path = output.parent.parent.parent / "costs" / "predict" / output.parent.name / output.name
     path.parent.mkdir(parents=True, exist_ok=True)

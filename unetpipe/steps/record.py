@@ -3,30 +3,19 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unetpipe import __version__
-from unetpipe.config import read_config
+from unetpipe.config import Config, read_config
+from unetpipe.devices import host_facts
 from unetpipe.manifests import write_file
 from unetpipe.provenance import dag_digest, read_all
+from unetpipe.specs import canonical_json
 
 __all__ = ["record"]
-
-# Environment variables that change which instructions compute, or how many threads add up.
-DECISIVE = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "CUBLAS_WORKSPACE_CONFIG",
-)
 
 
 def record(config: Path, *, results: Path) -> None:
@@ -42,8 +31,9 @@ def record(config: Path, *, results: Path) -> None:
     Writes
     ------
     ``run.json`` in the folder of results, with the versions of all packages, digests of the lock files and of the whole
-    run, the state of the source code, what the bits depend on, the configuration, and where the sources lie. It differs
-    from machine to machine and is no part of the results.
+    run, the state of the source code, what the bits depend on where Snakemake ran and where networks were trained and
+    applied, the configuration, and where the sources lie. It differs from machine to machine and is no part of the
+    results.
     """
     settings = read_config(config)
     manifests, _ = read_all(results)
@@ -56,8 +46,9 @@ def record(config: Path, *, results: Path) -> None:
         "python": platform.python_version(),
         "packages": {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()},
         "host": host_facts(),
+        "computed": machines(results / "costs"),
         "config": settings.document,
-        "sources": {sample.name: sample.sources for sample in settings.samples.values()},
+        "sources": sources(settings),
     }
     write_file(results / "run.json", json.dumps(run, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
 
@@ -79,16 +70,20 @@ def source_state(folder: Path) -> dict[str, Any]:
     return {"commit": commit.stdout.strip(), "changed": bool(changed.stdout.strip())}
 
 
-def host_facts() -> dict[str, Any]:
-    """What equal bits depend on beside the packages."""
-    cuda = torch.cuda.is_available()
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "byteorder": sys.byteorder,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "processors": len(os.sched_getaffinity(0)),
-        "variables": {name: os.environ[name] for name in DECISIVE if name in os.environ},
-        "cuda": torch.version.cuda if cuda else None,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
-    }
+def sources(settings: Config) -> dict[str, dict[str, str]]:
+    """Paths of the sources of each sample, and of each imported network."""
+    found = {sample.name: dict(sample.sources) for sample in settings.samples.values()}
+    for name, model in settings.models.items():
+        if model.weights:
+            found.setdefault(name, {})["weights"] = model.weights
+    return found
+
+
+def machines(costs: Path) -> list[dict[str, Any]]:
+    """What the bits depend on of each kind of machine that trained or predicted, and the results that it made."""
+    made: dict[str, list[str]] = {}
+    for path in sorted(costs.rglob("*.json")):
+        host = json.loads(path.read_text(encoding="utf-8")).get("host", {})
+        name = path.relative_to(costs).with_suffix("").as_posix()
+        made.setdefault(canonical_json(host), []).append(name if "/" in name else f"train/{name}")
+    return [{"host": json.loads(host), "results": names} for host, names in made.items()]

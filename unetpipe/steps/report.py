@@ -148,6 +148,7 @@ def predictions(results: Results) -> pd.DataFrame:
         for sample, manifest in samples.items():
             path = manifest.path.parents[2] / "costs" / "predict" / model / f"{sample}.json"
             measured = json.loads(path.read_text()) if path.is_file() else {}
+            measured.pop("host", None)
             rows.append({"network": model, "sample": sample} | measured)
     return pd.DataFrame(rows, columns=None if rows else ["network", "sample"])
 

@@ -24,7 +24,7 @@ from unetpipe.checkpoints import (
     write_checkpoint,
     write_weights,
 )
-from unetpipe.devices import lease_devices, total_bytes, usable_threads, used_bytes
+from unetpipe.devices import host_facts, lease_devices, total_bytes, usable_threads, used_bytes
 from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.footprint import is_out_of_memory, out_of_memory
 from unetpipe.geometry import TileGrid
@@ -153,6 +153,7 @@ def train(
         circumstances = {
             "torch": torch.__version__,
             "threads": usable_threads(share),
+            "instructions": host_facts()["instructions"],
             "device": devices[0].type,
             "devices": len(devices),
         }
@@ -221,7 +222,7 @@ def write_cost(output: Path, seconds_per_step: float, device: torch.device) -> N
     cost = {"seconds_per_step": round(seconds_per_step, 4), "peak_mb": peak_mb, "device": device.type}
     path = output.parents[1] / "costs" / output.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps(cost).encode())
+    write_file(path, json.dumps(cost | {"host": host_facts()}).encode())
 
 
 def prepare(device: torch.device, threads: int) -> None:
