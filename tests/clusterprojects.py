@@ -46,7 +46,8 @@ class ClusterProject(Project):
                 name = Path(job["StdOut"]).relative_to(self.results / "logs/slurm").parts[0]
                 found.setdefault(name, []).append(
                     {
-                        "gpus": int(held.get("gres/gpu", 0)),
+                        # The log tells of GPUs only where SLURM keeps accounts in a database.
+                        "gpus": int(job.get("TresPerJob", "0").rpartition(":")[2]),
                         "cpus": int(held["cpu"]),
                         "mem_mb": int(held["mem"].removesuffix("M")),
                         "minutes": int(completed[number]["TimeLimit"]),

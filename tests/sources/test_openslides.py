@@ -1,6 +1,7 @@
 """Slides by OpenSlide against the same pixels by tifffile, and without it."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 import tifffile
 
 from imagefiles import noise, refused, whole
+from unetpipe.errors import SourceError
 from unetpipe.geometry import Box
 from unetpipe.sources.files import sha256_of_source
 from unetpipe.sources.images import open_source
-from unetpipe.sources.openslides import SLIDE_SUFFIXES
+from unetpipe.sources.openslides import SLIDE_SUFFIXES, check_second_reader
 
 
 def test_without_openslide_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +79,56 @@ def test_what_openslide_does_not_take_is_one_line(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         assert "is damaged or not supported" in refused(tmp_path / name)
     assert "no plane 1" in refused(tmp_path / "a.mrxs", plane=1)
+
+
+class SecondReader:
+    """OpenSlide as this project uses it, of one slide of 40 x 50 px of one grey."""
+
+    class OpenSlideError(Exception):
+        pass
+
+    def __init__(self, *_: object, vendor: str | None = "aperio", broken: bool = False) -> None:
+        self.vendor, self.broken, self.dimensions = vendor, broken, (50, 40)
+        self.OpenSlide = self
+
+    def __call__(self, path: Path) -> "SecondReader":
+        if self.broken:
+            raise self.OpenSlideError
+        return self
+
+    def detect_format(self, path: Path) -> str | None:
+        return self.vendor
+
+    def read_region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+        assert corner == (25, 20) and level == 0 and size == (25, 20)
+        return np.full((*size[::-1], 4), 255, np.uint8) * np.array([0.5, 0.5, 0.5, 1], np.float32)
+
+    def __enter__(self) -> "SecondReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def grey(value: float) -> Callable[[Box], np.ndarray]:
+    """A first reader, of a slide of one grey."""
+    return lambda box: np.full((3, *box.shape), value, np.uint8)
+
+
+def test_two_readers_that_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openslide", SecondReader())
+    check_second_reader(Path("a.svs"), (40, 50), grey(128))
+    check_second_reader(Path("a.svs"), (40, 50), None)
+    words = "read differently by two readers: 40 x 51 px for tifffile, 40 x 50 px for OpenSlide; export it anew"
+    with pytest.raises(SourceError, match=words):
+        check_second_reader(Path("a.svs"), (40, 51), grey(128))
+    with pytest.raises(SourceError, match="differ by 72 grey values at y 20, x 25; export it anew"):
+        check_second_reader(Path("a.svs"), (40, 50), grey(200))
+
+
+@pytest.mark.parametrize(
+    "second", [None, SecondReader(vendor=None), SecondReader(vendor="generic-tiff"), SecondReader(broken=True)]
+)
+def test_a_second_reader_that_is_not_asked(second: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openslide", second)
+    check_second_reader(Path("a.tif"), (1, 1), grey(0))

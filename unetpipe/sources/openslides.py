@@ -1,8 +1,9 @@
 """Slides by OpenSlide, an optional library: MRXS, SCN, BIF, VMS, VMU, CZI, Sakura and DICOM.
 
-What tifffile reads (SVS, NDPI, generic TIFF) never comes here.
+What tifffile reads (SVS, NDPI, generic TIFF) comes here only to be looked at twice.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from unetpipe.geometry import Box
 from unetpipe.sources.refusals import check_box, check_level, chosen_plane, damage_reported, refusal
 from unetpipe.sources.tiffpages import believed_sides
 
-__all__ = ["SLIDE_SUFFIXES", "OpenSlideSource"]
+__all__ = ["SLIDE_SUFFIXES", "OpenSlideSource", "check_second_reader"]
 
 SLIDE_SUFFIXES = (".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".svslide", ".czi")
 """Ends of names that mean a slide for OpenSlide: some of these formats begin as a TIFF or JPEG does."""
@@ -30,6 +31,55 @@ def _library(path: Path) -> Any:
             "'unetpipe[slides]', or from a checkout: pip install '.[slides]'",
         ) from error
     return openslide
+
+
+# Two decoders of the same JPEG differ by a grey value or two.
+_SIDE, _MOST = 64, 8.0
+
+
+def check_second_reader(path: Path, shape: tuple[int, int], read: Callable[[Box], NDArray[Any]] | None) -> None:
+    """Hold a scanner's TIFF against OpenSlide, where that is installed: its size, and the pixels in its middle.
+
+    Parameters
+    ----------
+    path : Path
+        An image file; those that OpenSlide knows no scanner of are not looked at.
+    shape : (int, int)
+        Height and width of its finest level in px, as the first reader has it.
+    read : callable or None
+        The first reader, which gives (3, Y, X) of a box of the finest level; None to compare the size only.
+
+    Raises
+    ------
+    SourceError
+        If the two readers disagree.
+    """
+    try:
+        import openslide
+    except ModuleNotFoundError:
+        return
+    try:
+        # Of TIFF files by others it knows neither orientation nor ranges.
+        if openslide.OpenSlide.detect_format(path) in (None, "generic-tiff"):
+            return
+        with openslide.OpenSlide(path) as slide:
+            width, height = slide.dimensions
+            y, x = height // 2, width // 2
+            middle = Box(start=(y, x), stop=(y + _SIDE, x + _SIDE)).clipped((height, width))
+            rgba = np.asarray(slide.read_region((x, y), 0, middle.shape[::-1]))
+    except openslide.OpenSlideError:
+        # What it cannot read it does not contradict.
+        return
+    remedy = "export it anew, as OME-TIFF"
+    if (height, width) != shape:
+        came = f"{shape[0]} x {shape[1]} px for tifffile, {height} x {width} px for OpenSlide"
+        raise refusal(path, f"is read differently by two readers: {came}; {remedy}")
+    if read is not None:
+        theirs, seen = rgba[..., :3].transpose(2, 0, 1), rgba[..., 3] > 0
+        apart = np.abs(read(middle).astype(float) - theirs)[:, seen]
+        if apart.size and apart.mean() > _MOST:
+            came = f"tifffile and OpenSlide differ by {apart.mean():.0f} grey values at y {y}, x {x}"
+            raise refusal(path, f"is read differently by two readers: {came}; {remedy}")
 
 
 class OpenSlideSource:

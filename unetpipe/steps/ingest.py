@@ -19,6 +19,7 @@ from unetpipe.slides import Plane, create_plane, digest_of, open_plane
 from unetpipe.sources.arrays import ArraySource
 from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.sources.images import Source, channel_index, checked_image_block, image_dtype, open_source
+from unetpipe.sources.openslides import check_second_reader
 from unetpipe.sources.views import link_view
 from unetpipe.specs import IngestSpec
 from unetpipe.tissue import tissue_mask, tissue_measure
@@ -58,6 +59,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     Resampled from the chosen level of the source, by `Resampling.image_block`.
     """
     with open_source(image, plane=spec.plane, level=spec.level) as source:
+        comparable = source.channels == 3 and not spec.level
+        check_second_reader(image, source.levels[0], source.read if comparable else None)
         channels, stamp = kept_channels(source, spec), source_stamp(image)
         sides = source_pixel_sides(source, spec)
         check_needs(source, sides, spec)
