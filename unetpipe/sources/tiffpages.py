@@ -24,6 +24,8 @@ __all__ = [
 _UM_PER_UNIT = {"nm": 1e-3, "um": 1.0, "micron": 1.0, "microns": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0}
 _UM_PER_UNIT |= {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6}
 _UM_PER_UNIT |= {"angstrom": 1e-4, "picometer": 1e-6}
+# Coarser pixels by resolution tags alone are those of screens and printers.
+_PRINTED_UM = 10.0
 _XML_LIMIT = 16 * 2**20
 
 
@@ -196,8 +198,8 @@ def tiff_pixel_sides_um(description: str, resolution: tuple[float, float], unit:
     Returns
     -------
     (float, float) or None
-        None if nothing usable is declared: sizes outside 0.001 to 100 um (among them the customary 72 and 96 per
-        inch), 300 per inch, which is a printer's default, or no unit.
+        None if nothing usable is declared: sizes outside 0.001 to 100 um, by resolution tags alone of over 10 um (what
+        has less than 2,540 per inch is meant for screens and printers), or no unit.
 
     Notes
     -----
@@ -214,7 +216,7 @@ def tiff_pixel_sides_um(description: str, resolution: tuple[float, float], unit:
     x, y = (1 / r if r > 0 else 0.0 for r in resolution)
     per_unit = {2: 25400.0, 3: 10000.0}.get(unit, 0.0)
     tags = (x * per_unit, y * per_unit)
-    sides = [tags if abs(tags[0] - 25400 / 300) > 1e-3 else (0.0, 0.0)]
+    sides = [tags if max(tags) <= _PRINTED_UM else (0.0, 0.0)]
     if description.startswith("ImageJ="):
         name = re.search(r"^unit=(.+)$", description, re.MULTILINE)
         scale = um_per_unit(name[1]) if name else 0.0
