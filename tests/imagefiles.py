@@ -98,3 +98,14 @@ def refused(path: Path, **options: Any) -> str:
     assert len(line) <= 300
     assert line.isprintable()
     return line
+
+
+def exact_level(pixels: np.ndarray, level: int) -> np.ndarray:
+    """A level of a pyramid: (..., Y, X) means over blocks of 2^level px, of what is there; integers rounded half up."""
+    sums = pixels.astype(np.float64 if pixels.dtype.kind == "f" else object)
+    counts = np.ones(pixels.shape[-2:], int)
+    for axis in (-2, -1):
+        starts = np.arange(0, pixels.shape[axis], 2**level)
+        sums, counts = np.add.reduceat(sums, starts, axis), np.add.reduceat(counts, starts, axis)
+    exact = sums / counts if pixels.dtype.kind == "f" else (2 * sums + counts) // (2 * counts)
+    return exact.astype(pixels.dtype)

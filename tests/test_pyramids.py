@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from unetpipe.pyramids import area_mean, level_shapes, nearest
+from imagefiles import exact_level
+from unetpipe.pyramids import area_mean, level_shapes, means_of, nearest, quad_sums
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
@@ -30,10 +31,7 @@ def test_floats_are_means(dtype: type, shape: tuple[int, ...]) -> None:
     block = np.random.default_rng(0).normal(size=shape).astype(dtype)
     found = area_mean(block)
     assert found.dtype == dtype
-    padded = np.pad(block, [(0, 0)] * (block.ndim - 2) + [(0, n % 2) for n in shape[-2:]], mode="edge")
-    *leading, height, width = padded.shape
-    expected = padded.reshape(*leading, height // 2, 2, width // 2, 2).mean(axis=(-3, -1), dtype=np.float64)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found, exact_level(block, 1), rtol=1e-6, atol=1e-7)
 
 
 def test_layout_does_not_matter() -> None:
@@ -50,6 +48,31 @@ def test_area_mean_by_hand() -> None:
     assert area_mean(np.array([[0.0, 1.0], [2.0, 4.0]], np.float32)).tolist() == [[1.75]]
     top = np.full((2, 2, 2), 65535, np.uint16)
     assert area_mean(top).tolist() == [[[65535]], [[65535]]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(70, 41), (3, 33, 64), (1, 1), (1, 90), (64, 64)])
+def test_every_level_is_the_mean_of_the_finest_rounded_once(dtype: type, shape: tuple[int, ...]) -> None:
+    pixels = (np.random.default_rng(2).random(shape) * 65535).astype(np.uint16).astype(dtype)
+    sums = pixels
+    for level in range(1, 6):
+        sums = quad_sums(sums, level=level)
+        found = means_of(sums, level=level, origin=(0, 0), whole=(shape[-2], shape[-1]), dtype=pixels.dtype)
+        np.testing.assert_allclose(found, exact_level(pixels, level), rtol=1e-6 if dtype is np.float32 else 0, atol=0)
+        # A part of a level has the pixels of the whole.
+        keys = {"level": level, "whole": (shape[-2], shape[-1]), "dtype": pixels.dtype}
+        y, x = (size // 2 for size in found.shape[-2:])
+        corner = means_of(sums[..., y:, x:], origin=(y, x), **keys)
+        np.testing.assert_array_equal(corner, found[..., y:, x:])
+
+
+def test_sums_of_the_largest_slides_fit() -> None:
+    top = np.full((2, 2), 65535, np.uint64)
+    for level in range(1, 17):
+        sums = quad_sums((top << (2 * level - 2)).astype(np.uint16 if level == 1 else np.uint64), level=level)
+        side = 1 << level
+        found = means_of(sums, level=level, origin=(0, 0), whole=(side, side), dtype=np.dtype(np.uint16))
+        assert sums.item() == 65535 * 4**level and found.item() == 65535
 
 
 def test_nearest_invents_no_label() -> None:

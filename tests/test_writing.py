@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imagefiles import exact_level
 from unetpipe import slides
 from unetpipe.geometry import Box
 from unetpipe.ledgers import Ledger, open_ledger
-from unetpipe.pyramids import area_mean, level_shapes
+from unetpipe.pyramids import level_shapes
 from unetpipe.slides import create_plane
 from unetpipe.specs import WeighSpec
 from unetpipe.writing import write_levels, write_missing
@@ -64,10 +65,8 @@ def limited(ledger: Ledger, units: int) -> None:
 def test_levels_are_area_means_and_the_source_is_read_once(tmp_path: Path, shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     levels, asked = written(tmp_path / "weights" / "a.json", pixels)
-    expected = pixels
-    for plane in levels:
-        np.testing.assert_array_equal(plane.read_whole(), expected)
-        expected = area_mean(expected)
+    for level, plane in enumerate(levels):
+        np.testing.assert_array_equal(plane.read_whole(), exact_level(pixels, level))
     assert asked == [box for _, box in levels[0].iter_shards()]
 
 
@@ -105,8 +104,8 @@ def test_memory_holds_half_a_row_of_shards(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(writing._Pyramid, "finish", finish)
     for height in (64, 256):
         written(tmp_path / str(height) / "weights" / "a.json", np.zeros((height, 256), np.uint8))
-        # 8 x 128 of the next level, half of that of the one behind it, and so on.
-        assert max(held) <= 8 * 128 * 2
+        # 8 x 128 sums of 4 bytes of the next level, half of that of the one behind it, and so on.
+        assert max(held) <= 4 * 8 * 128 * 2
 
 
 def test_a_writer_that_fails_is_told_and_records_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
 from unetpipe.ledgers import Ledger
-from unetpipe.pyramids import area_mean
+from unetpipe.pyramids import means_of, quad_sums
 from unetpipe.slides import Plane
 
 __all__ = ["ShardWriter", "write_levels", "write_missing"]
@@ -69,7 +69,9 @@ def write_missing(plane: Plane, make: Make, ledger: Ledger) -> None:
 
 
 def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger) -> None:
-    """Write the shards of an image pyramid that its ledger does not know, each coarser level by area mean.
+    """Write the shards of an image pyramid that its ledger does not know.
+
+    A pixel of a coarser level is the mean of all pixels of the finest one that it covers, rounded once.
 
     Parameters
     ----------
@@ -82,9 +84,9 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger) -> None:
 
     Notes
     -----
-    One pass: a shard is halved while it is in memory, and one of the next level is written as soon as all that it is
-    made of is there. Half a row of shards waits in memory: 31 MB for an RGB slide of 20,480 px width. What an
-    interrupted run has written is read back only where something is still to be made of it.
+    One pass: the pixels of a shard are added up while it is in memory, and a shard of the next level is written as soon
+    as all that it is made of is there. The sums of half a row of shards wait in memory: 126 MB for an RGB slide of
+    20,480 px width. What an interrupted run has written is read back only where something is still to be made of it.
     """
     with ShardWriter(ledger) as writer:
         pyramid = _Pyramid(levels, writer)
@@ -96,44 +98,61 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger) -> None:
             pyramid.finish(0, box, block)
 
 
+Part = tuple[Box, NDArray[Any] | None]
+
+
 class _Pyramid:
-    """Shards that wait for all that they are made of: by level and first pixel, the boxes and halves that came."""
+    """Shards that wait for all that they are made of: by level and first pixel, the boxes and sums that came."""
 
     def __init__(self, levels: Sequence[Plane], writer: ShardWriter) -> None:
         self.levels, self.writer = levels, writer
-        self.waiting: dict[tuple[int, tuple[int, int]], list[tuple[Box, NDArray[Any] | None]]] = {}
+        self.waiting: dict[tuple[int, tuple[int, int]], list[Part]] = {}
         self.shards = [{box.start: (name, box) for name, box in plane.iter_shards()} for plane in levels]
 
-    def finish(self, level: int, box: Box, block: NDArray[Any] | None) -> None:
-        """Take note that a shard is written, (C, y, x) or None if it was before; write what this was the last part of.
+    def finish(self, level: int, box: Box, sums: NDArray[Any] | None) -> None:
+        """Take note that a shard is written; write what this was the last part of.
 
-        Last is the part in the far corner, because parts come in raster order.
+        The sums, (C, y, x), are those of the pixels of the finest level that each of its pixels covers, or None where
+        it was written before. Last is the part in the far corner, because parts come in raster order.
         """
         if level + 1 == len(self.levels):
             return
         coarser = self.levels[level + 1]
-        y, x = (start // 2 // coarser.shard_side * coarser.shard_side for start in box.start)
-        name, target = self.shards[level + 1][y, x]
+        place = self.place_of(level, box)
+        name, target = self.shards[level + 1][place]
         is_new = name not in self.writer.ledger
-        parts = self.waiting.setdefault((level + 1, (y, x)), [])
-        parts.append((box, area_mean(block) if is_new and block is not None else None))
+        parts = self.waiting.setdefault((level + 1, place), [])
+        parts.append((box, quad_sums(sums, level=level + 1) if is_new and sums is not None else None))
         if any(
             min(2 * stop, n) > end for stop, n, end in zip(target.stop, self.levels[level].shape, box.stop, strict=True)
         ):
             return
-        del self.waiting[level + 1, (y, x)]
-        made = self.assembled(level, target, parts) if is_new else None
+        del self.waiting[level + 1, place]
+        made = self.assembled(level + 1, target, parts) if is_new else None
         if made is not None:
-            self.writer.write(coarser, name, target, made)
+            keys: dict[str, Any] = {"origin": target.start, "whole": self.levels[0].shape, "dtype": coarser.dtype}
+            self.writer.write(coarser, name, target, means_of(made, level=level + 1, **keys))
         self.finish(level + 1, target, made)
 
-    def assembled(self, level: int, target: Box, parts: Sequence[tuple[Box, NDArray[Any] | None]]) -> NDArray[Any]:
-        """A shard of the next coarser level, of the halves of its parts; those written before are read back."""
-        finer = self.levels[level]
-        block = np.empty((*finer.array.shape[:-2], *target.shape), finer.dtype)
-        for box, half in parts:
-            if half is None:
-                half = area_mean(finer.read(box))
+    def place_of(self, level: int, box: Box) -> tuple[int, int]:
+        """First pixel of the shard of the next coarser level that a shard is a part of."""
+        side = self.levels[level + 1].shard_side
+        y, x = (start // 2 // side * side for start in box.start)
+        return y, x
+
+    def assembled(self, level: int, target: Box, parts: Sequence[Part]) -> NDArray[Any]:
+        """The sums of a shard, of those of its parts; of parts that were written before, from the finest level."""
+        first = parts[0][1] if parts[0][1] is not None else self.added_up(level, parts[0][0])
+        sums = np.empty((*first.shape[:-2], *target.shape), first.dtype)
+        for box, part in [(parts[0][0], first), *parts[1:]]:
+            part = self.added_up(level, box) if part is None else part
             y, x = (start // 2 - origin for start, origin in zip(box.start, target.start, strict=True))
-            block[..., y : y + half.shape[-2], x : x + half.shape[-1]] = half
-        return block
+            sums[..., y : y + part.shape[-2], x : x + part.shape[-1]] = part
+        return sums
+
+    def added_up(self, level: int, box: Box) -> NDArray[Any]:
+        """Sums for a level from a shard of the level before, all read from the finest one."""
+        if level == 1:
+            return quad_sums(self.levels[0].read(box), level=1)
+        finer = [other for _, other in self.shards[level - 2].values() if self.place_of(level - 2, other) == box.start]
+        return quad_sums(self.assembled(level - 1, box, [(other, None) for other in finer]), level=level)
