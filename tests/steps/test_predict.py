@@ -2,19 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 
 from unetpipe.errors import ConfigError, GeometryError, Interrupted, ModelError, StoreError
+from unetpipe.geometry import Box
 from unetpipe.manifests import read_manifest
 from unetpipe.signals import asked
-from unetpipe.slides import open_plane
-from unetpipe.specs import IngestSpec, PredictSpec
+from unetpipe.slides import Plane, open_plane
+from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec
 from unetpipe.steps.ingest import ingest
 from unetpipe.steps.predict import predict
+from unetpipe.steps.segment import segment
 
 from .conftest import Chain
 
@@ -118,3 +122,30 @@ def test_a_core_of_the_wrong_phase_and_foreign_channels_are_refused(chain: Chain
     ingest(tmp_path / "rgb.tif", output=image, spec=IngestSpec(), code="i@1")
     with pytest.raises(ModelError, match=r"expected 1 channel\(s\).*came 3"):
         predict(image, [chain["models/m"]], output=tmp_path / "x.json", spec=PredictSpec(), code="p@1", threads=1)
+
+
+def test_every_shard_is_written_once_and_whole(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all stages from the slide to its objects: to write part of a shard, zarr reads and writes it whole."""
+    written: list[tuple[Path, Box]] = []
+    plain = Plane.write_shard
+
+    def recorded(plane: Plane, box: Box, block: np.ndarray, **keys: Any) -> str:
+        assert block.shape[-2:] == box.shape
+        written.append((plane.folder, box))
+        return plain(plane, box, block, **keys)
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("zarr was given pixels")
+
+    monkeypatch.setattr(Plane, "write_shard", recorded)
+    monkeypatch.setattr(zarr.Array, "__setitem__", refused)
+    image, output = tmp_path / "images" / "w.json", tmp_path / "probabilities" / "m" / "w.json"
+    tifffile.imwrite(tmp_path / "w.tif", np.random.default_rng(3).integers(0, 255, (1100, 2100), np.uint8))
+    spec = IngestSpec(tissue="brightness", source_pixel_size_um=0.5)
+    ingest(tmp_path / "w.tif", output=image, spec=spec, code="i@1")
+    predict(image, [chain["models/m"]], output=output, spec=PredictSpec(core_px=2048), code="p@1", threads=1)
+    segment(output, image, output=tmp_path / "segmentations" / "m" / "w.json", spec=SegmentSpec(), code="s@1")
+    arrays = [path.parent for path in tmp_path.rglob("zarr.json") if '"array"' in path.read_text()]
+    assert len(arrays) > 4
+    expected = [(folder, box) for folder in arrays for _, box in open_plane(folder).iter_shards()]
+    assert sorted(map(repr, written)) == sorted(map(repr, expected))
