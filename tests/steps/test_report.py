@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -74,7 +75,7 @@ POOLED = {
 
 
 # What the fastest and the largest of the networks with costs took: 0.125 s and 800 MB, and three times as much.
-PLACES = ["number seconds", "number peak"]
+PLACES = ["number measured seconds", "number measured peak"]
 COSTS = {1: [("seconds", "0.12"), ("peak", "800")], 3: [("seconds", "0.38"), ("peak", "2400")]}
 
 
@@ -320,6 +321,34 @@ def test_the_ranking_shows_costs_which_are_no_part_of_the_result(tmp_path: Path)
     assert [value for _, value in page.attributes if value in PLACES] == PLACES * 2
 
 
+def test_the_page_shows_predicted_and_measured_memory_which_is_no_part_of_it(
+    results: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    shutil.copytree(results[0], tmp_path, dirs_exist_ok=True)
+    inputs = [tmp_path / path.relative_to(results[0]) for path in results[1]]
+    folder = tmp_path / "costs" / "predict" / "deep"
+    folder.mkdir(parents=True)
+    written = []
+    texts = {"core_px": "512", "planned_mb": "3900", "planned_work": "1.12", "mpx_per_s": "0.512", "busy": "93%"}
+    for factor in (1, 2):
+        cost = {"core_px": 512, "planned_mb": 3900, "peak_mb": 1700 * factor, "planned_work": 1.121, "busy": 0.934}
+        (folder / "slide.json").write_text(json.dumps(cost | {"mpx_per_s": 0.51234, "device": "cpu", "workers": 1}))
+        report(inputs, output=tmp_path / "report.json", spec=SPEC, code=f"report@{factor}")
+        rules = (tmp_path / "costs.css").read_text()
+        shown = dict(re.findall(r'\[data-prediction="deep/slide"\] \.(\w+)::after { content: "(.*?)"; }', rules))
+        assert shown == texts | {"peak_mb": str(1700 * factor)}
+        written.append((tmp_path / "report/index.html").read_text().replace(f"report@{factor}", ""))
+    assert written[0] == written[1]
+    page = Page(written[0])
+    table = next(rows for rows in page.tables if ["Planned MB"] in rows[0])
+    titles = ["Network", "Sample", "Core, px", "Planned MB", "Peak MB", "Work", "Mpx/s", "Busy"]
+    assert [cell[0] for cell in table[0]] == titles
+    assert [["deep"], ["slide"], *[[]] * 6] in table
+    rows = [value for name, value in page.attributes if name == "data-prediction"]
+    assert len(rows) == len(set(rows)) == len(table) - 1 and "deep/slide" in rows
+    assert ("href", "../costs.css") in page.attributes
+
+
 def test_an_imported_network_has_settings_and_no_curves(tmp_path: Path) -> None:
     write_model(tmp_path, "public", [], ImportSpec())
     report([tmp_path / "models/public.json"], output=tmp_path / "report.json", spec=SPEC, code=CODE)
@@ -339,7 +368,8 @@ def test_every_picture_exists_and_none_is_spare(written: tuple[Manifest, Page, s
 
 def test_nothing_comes_from_outside_and_nothing_runs(written: tuple[Manifest, Page, str]) -> None:
     _, page, text = written
-    assert not page.tags & {"script", "iframe", "object", "link"}
+    assert not page.tags & {"script", "iframe", "object"}
+    assert text.count("<link") == text.count('<link rel="stylesheet" href="../costs.css">') == 1
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert "http" not in text and "@import" not in text
 
@@ -366,7 +396,7 @@ def test_settings_and_provenance_are_there(written: tuple[Manifest, Page, str]) 
     assert "models:\n  deep:\n    network:\n      depth: 5" in joined
     for code in ("ingest@0", "annotate@0", "segment@0", "evaluate@0", "train@0", "weigh@0", CODE):
         assert code in page.texts
-    settings = {row[0][0]: row[1] for row in page.tables[4][1:]}
+    settings = {row[0][0]: row[1] for row in page.tables[5][1:]}
     assert settings["network.base_width"] == ["64"]
     assert settings["pixel size, µm"] == ["not known"]
     assert settings["class weights"] == ["background 1, cell 2.5, <b>rare</b> 1"]

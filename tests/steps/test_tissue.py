@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec
 from unetpipe.steps.ingest import ingest
 from unetpipe.steps.predict import predict
 from unetpipe.steps.segment import segment
+from unetpipe.tissue import otsu_threshold, tissue_measure
 
 from .conftest import Chain
 
@@ -164,3 +166,51 @@ def test_colour_finds_what_is_stained(tmp_path: Path) -> None:
     expected = np.zeros((200, 200), bool)
     expected[50:150, 40:120] = True
     assert np.array_equal(mask_of(ingested(tmp_path, pixels.clip(0, 255).astype(np.uint8), **spec)), expected)
+
+
+@pytest.mark.parametrize(
+    ("tissue", "level", "deviation"), [("colour", 243, 4), ("darkness", 243, 4), ("brightness", 3, 2)]
+)
+def test_empty_slides_give_a_defined_and_empty_result(
+    chain: Chain, tmp_path: Path, caplog: pytest.LogCaptureFixture, tissue: str, level: float, deviation: float
+) -> None:
+    shape = (200, 280, 3) if tissue == "colour" else (200, 280)
+    pixels = np.random.default_rng(2).normal(level, deviation, shape).round().clip(0, 255).astype(np.uint8)
+    with caplog.at_level(logging.WARNING):
+        image = ingested(tmp_path, pixels, **SPEC | {"tissue": tissue})
+    assert "no tissue found: nothing stands out of the noise" in caplog.text
+    assert image.facts["tissue"]["share"] == 0 and not mask_of(image).any()
+    if tissue == "colour":
+        return
+    probabilities = predicted(chain, image, tmp_path, core_px=64, tissue_only=True)
+    assert probabilities.facts["skipped_cores"] == 4 * 5
+    output = tmp_path / "segmentations" / "m" / "s.json"
+    segment(probabilities.path, image.path, output=output, spec=SegmentSpec(), code="s@1")
+    facts = read_manifest(output).facts
+    assert facts["n_instances"] == 0 and facts["class_counts"][0] == 200 * 280 and sum(facts["class_counts"][1:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tissue"),
+    [
+        ("CMU-1-Small-Region.svs", "colour"),
+        ("CMU-1-Small-Region.svs", "darkness"),
+        ("tcga-cr-7395-01a-01-ts1.svs", "colour"),
+        ("test3-DAPI-2-(387).ndpi", "brightness"),
+        ("test3-TRITC 2 (560).ndpi", "brightness"),
+    ],
+)
+def test_real_slides_are_parted_by_otsu_alone(data_folder: Path, tmp_path: Path, name: str, tissue: str) -> None:
+    output = tmp_path / "images" / "s.json"
+    spec = IngestSpec(tissue=tissue, tissue_smallest_um2=0.0, tissue_margin_um=0.0, source_pixel_size_um=None)  # type: ignore[arg-type]
+    if name.startswith("tcga"):
+        spec = replace(spec, source_pixel_size_um=0.25)
+    ingest(data_folder / "wsi" / name, output=output, spec=spec, code="i@1")
+    image = read_manifest(output)
+    level = image.facts["tissue"]["level"]
+    measure = tissue_measure(open_plane(image.store / str(level)).read_whole(), tissue)  # type: ignore[arg-type]
+    values = np.sqrt(measure - measure.min()) if tissue == "brightness" else measure
+    threshold = otsu_threshold(values)
+    assert threshold is not None
+    mask = open_plane(image.store / "tissue" / "0").read_whole() > 0
+    assert np.array_equal(mask, values >= threshold) and 0.1 < mask.mean() < 0.9

@@ -22,7 +22,7 @@ from unetpipe.sources.images import Source, channel_index, checked_image_block, 
 from unetpipe.sources.openslides import check_second_reader
 from unetpipe.sources.views import link_view
 from unetpipe.specs import IngestSpec
-from unetpipe.tissue import tissue_mask, tissue_measure
+from unetpipe.tissue import tissue_mask, tissue_pixels
 from unetpipe.units import agree, coarse_level, shrink_factor
 from unetpipe.writing import write_levels
 
@@ -235,11 +235,16 @@ def write_tissue(
         return None
     level = coarse_level([plane.shape for plane in levels], pixel_size_um, at_least_um=TISSUE_UM, at_most_px=TISSUE_PX)
     side_um = pixel_size_um * 2**level
-    measure = tissue_measure(levels[level].read_whole(), spec.tissue)
+    tissue = tissue_pixels(levels[level].read_whole(), spec.tissue)
     smallest_um2, margin_um = spec.tissue_smallest_um2, spec.tissue_margin_um
-    mask = tissue_mask(measure, pixel_size_um=side_um, smallest_um2=smallest_um2, margin_um=margin_um)
+    mask = tissue_mask(tissue, pixel_size_um=side_um, smallest_um2=smallest_um2, margin_um=margin_um)
     if not mask.any():
-        log.warning("%s: no tissue found; see ingest.tissue and ingest.tissue_smallest_um2", ledger.manifest)
+        why = (
+            "all parts are smaller than ingest.tissue_smallest_um2"
+            if tissue.any()
+            else "nothing stands out of the noise"
+        )
+        log.warning("%s: no tissue found: %s; if that is wrong, change ingest.tissue", ledger.manifest, why)
     # Not among the image's `labels`, which must have as many levels as the image.
     group = ledger.store / "tissue"
     plane = create_plane(group / "0", shape=mask.shape, dtype=np.uint8)

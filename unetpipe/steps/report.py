@@ -25,6 +25,15 @@ __all__ = ["report"]
 
 TEMPLATE = Path(__file__).with_name("report.html")
 COSTS = ["network", "parameters", "steps", "seconds_per_step", "peak_mb", "device"]
+# What the page shows of each prediction: the key of its costs, a title, and how the number is written.
+PREDICTION_COSTS = [
+    ("core_px", "Core, px", "{:.0f}"),
+    ("planned_mb", "Planned MB", "{:.0f}"),
+    ("peak_mb", "Peak MB", "{:.0f}"),
+    ("planned_work", "Work", "{:.2f}"),
+    ("mpx_per_s", "Mpx/s", "{:.3g}"),
+    ("busy", "Busy", "{:.0%}"),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +77,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
     output : manifest
         With the pooled scores; beside it a folder with ``index.html`` and its pictures, and ``costs.tsv`` with what the
         trainings took and ``predictions.tsv`` with what was planned and measured of the predictions, which differ from
-        run to run and are no part of the result. Nor is ``costs.css``, by which the page's ranking shows what
-        ``costs.tsv`` tells of each entry.
+        run to run and are no part of the result. Nor is ``costs.css``, by which the page shows what both tell.
     """
     manifests = sorted((read_manifest(path) for path in inputs), key=lambda m: (m.stage, m.name))
     with open_ledger(output, stage="report", spec=spec, code=code, inputs=manifests) as ledger:
@@ -82,7 +90,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             model: pooled_scores([m.facts for m in samples.values()]) for model, samples in results.evaluations.items()
         }
         ranks = ranked(json.loads(spec.groups) or {name: [name] for name in pooled}, pooled, by=spec.rank_by)
-        taken = costs(results)
+        taken, predicted = costs(results), predictions(results)
         album, px, images, weighed = Album(ledger), spec.preview_px, results.images, results.weights.items()
         trained = {name: m for name, m in results.models.items() if m.facts["history"]}
         text = rendered(
@@ -95,6 +103,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             ranks=ranks,
             rank_by=spec.rank_by,
             doctor=doctor_table(results.doctor),
+            prediction_costs=PREDICTION_COSTS,
             charts={name: charts(m.facts["history"]) for name, m in trained.items()},
             kept={name: kept_row(m.facts["history"], m.spec["best_by"]) for name, m in trained.items()},
             scored=[f for sample in results.scored for f in figures_of(sample, results, album, px)],
@@ -107,8 +116,9 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             codes=sorted({(m.stage, m.code) for m in manifests} | {("report", code)}),
         )
         write_file(ledger.store / "index.html", text.encode())
-        write_file(output.parent / "costs.css", cost_styles(ranks, taken).encode())
-        for name, table in (("costs.tsv", taken), ("predictions.tsv", predictions(results))):
+        styles = ranking_styles(ranks, taken) + prediction_styles(predicted)
+        write_file(output.parent / "costs.css", styles.encode())
+        for name, table in (("costs.tsv", taken), ("predictions.tsv", predicted)):
             write_file(output.parent / name, table.to_csv(sep="\t", index=False).encode())
         ledger.append("index.html", hashlib.sha256(text.encode()).hexdigest())
         ledger.publish({"scores": pooled, "scored": results.scored, "unscored": results.unscored})
@@ -126,7 +136,7 @@ def costs(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COSTS)
 
 
-def cost_styles(ranks: Sequence[Rank], table: pd.DataFrame) -> str:
+def ranking_styles(ranks: Sequence[Rank], table: pd.DataFrame) -> str:
     """A style sheet that writes costs into the ranking: the page itself is a result, and holds no times.
 
     The fastest network counts, for the others may have been slowed by what ran beside them, and the most memory.
@@ -151,6 +161,17 @@ def predictions(results: Results) -> pd.DataFrame:
             measured.pop("host", None)
             rows.append({"network": model, "sample": sample} | measured)
     return pd.DataFrame(rows, columns=None if rows else ["network", "sample"])
+
+
+def prediction_styles(table: pd.DataFrame) -> str:
+    """A style sheet that writes what predictions took into their table."""
+    rules = []
+    for row in table.to_dict("records"):
+        place = f'[data-prediction="{row["network"]}/{row["sample"]}"]'
+        for key, _, form in PREDICTION_COSTS:
+            if pd.notna(row.get(key)):
+                rules.append(f'{place} .{key}::after {{ content: "{form.format(row[key])}"; }}\n')
+    return "".join(rules)
 
 
 def rendered(**page: Any) -> str:
