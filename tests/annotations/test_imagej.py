@@ -90,6 +90,13 @@ def test_an_oval_by_hand(read) -> None:
     ]
 
 
+@pytest.mark.parametrize("height", [2.0**20 + 1, 3e6, 2e9])
+def test_an_oval_of_more_rows_than_any_slide_is_refused(read, monkeypatch: pytest.MonkeyPatch, height: float) -> None:
+    monkeypatch.setattr("unetpipe.annotations.imagej.ellipse", None)
+    with pytest.raises(AnnotationError, match=rf"ROI 1 .*an oval of {height:.0f} rows, expected at most 1048576"):
+        read(roi(OVAL, options=SUBPIXEL, floats=(1.5, 0.5, 3.0, height)))
+
+
 def test_a_composite_with_a_hole_and_a_curve(read) -> None:
     square = (0, 0, 0, 1, 4, 0, 1, 4, 4, 1, 0, 4, 4)
     hole = (0, 1, 1, 1, 3, 1, 1, 3, 3, 1, 1, 3, 4)

@@ -35,6 +35,8 @@ _LOWEST = -5000
 _ROI_BYTES = 64 * 2**20
 _ZIP_ENTRIES = 1_000_000
 _ZIP_BYTES = 2 * 2**30
+# More than any slide has; an oval becomes one rectangle per row.
+_OVAL_ROWS = 2**20
 _CURVE = np.linspace(0, 1, 17)[1:, None]
 # A running number behind a name, as in "cell-12", "cell 3" or "cell (4)".
 _NUMBER = re.compile(r"[\s._#(-]*\d+\)?$")
@@ -194,6 +196,8 @@ def _part(data: bytes, kind: int) -> Rings | None:
             box = (y, x, y + height, x + width)
         if not (box[0] < box[2] and box[1] < box[3] and max(map(abs, box)) < 2**31):
             return None
+        if kind == _OVAL and box[2] - box[0] > _OVAL_ROWS:
+            raise ValueError(f"an oval of {box[2] - box[0]:.0f} rows, expected at most {_OVAL_ROWS}")
         return rectangles(np.array([box])) if kind == _RECTANGLE else ellipse(*box)
     count = struct.unpack_from(">H", data, 16)[0] or struct.unpack_from(">i", data, 18)[0]
     if count < 3:
