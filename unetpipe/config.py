@@ -15,7 +15,7 @@ from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError, in_one_line
 from unetpipe.models import Model, fitted_patches, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json, without_cluster
-from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
+from unetpipe.planning import LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
@@ -167,10 +167,8 @@ class Config:
 
     def plan(self, name: str, shape: tuple[int, int] | None = None) -> Plan:
         """Tiles with which a model or ensemble predicts an image of a shape, or one that is larger than all cores."""
-        spec = self.sections["predict"]
         networks = [self.models[one].network for one in self.members(name)]
-        keys: dict[str, Any] = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
-        return plan_tiles(networks, shape=shape or LARGE, **keys)
+        return plan_tiles(networks, self.sections["predict"], shape=shape or LARGE)
 
     def predict_mb(self, name: str) -> int:
         """Memory in MB (2^20 bytes) of a prediction's job; the whole budget where the image is needed for a plan."""

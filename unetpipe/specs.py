@@ -334,9 +334,16 @@ class PredictSpec(Checked):
         unit="GB",
         above=0,
     )
+    gpu_memory_gb: float | None = key(
+        None,
+        "what predict may take of a GPU's memory: then cores are as large as it allows, if the process that feeds the "
+        "GPU keeps to `memory_gb`; where there is no GPU, they are computed in parts that keep to `memory_gb`",
+        unit="GB",
+        above=0,
+    )
     core_px: int | None = key(
         None,
-        "side of a tile's core, a multiple of the network's stride; empty: planned from `memory_gb`",
+        "side of a tile's core, a multiple of the network's stride; empty: planned from the memory",
         unit="px",
         at_least=2,
     )
