@@ -11,7 +11,7 @@ from unetpipe.netspecs import NetworkSpec
 from unetpipe.passes import Pass, count_pass, flops_at_the_limit
 from unetpipe.specs import PredictSpec
 
-__all__ = ["CACHE_BYTES", "FORMS", "LARGE", "MOST_PX", "Plan", "plan_tiles", "shard_of"]
+__all__ = ["CACHE_BYTES", "FORMS", "LARGE", "MOST_PX", "Plan", "plan_tiles", "plan_whole", "shard_of"]
 
 FORMS = {"none": 1, "rot4": 4, "d4": 8, "paper7": 7}
 """Forms in which a network sees each window, by `predict.symmetries`."""
@@ -133,6 +133,25 @@ def plan_tiles(networks: Sequence[NetworkSpec], spec: PredictSpec, *, shape: tup
     return next(plan for plan in fitting if plan.cores == fitting[-1].cores)
 
 
+def plan_whole(network: NetworkSpec, shape: tuple[int, int]) -> Plan:
+    """The plan of an image as one tile, whatever it takes.
+
+    Parameters
+    ----------
+    network : NetworkSpec
+        What sees it.
+    shape : (int, int)
+        Height and width of the image in px.
+
+    Examples
+    --------
+    >>> from unetpipe.netspecs import UnetSpec
+    >>> plan_whole(UnetSpec(), (700, 1500)).cores
+    1
+    """
+    return plan_tiles([network], PredictSpec(core_px=_whole(shape)), shape=shape)
+
+
 def shard_of(core_px: int) -> int:
     """Side of the shards of a core: itself, or above 1024 px its largest equal parts that are multiples of 128 px.
 
@@ -155,7 +174,7 @@ def shard_of(core_px: int) -> int:
 
 def _candidates(networks: Sequence[NetworkSpec], shape: tuple[int, int]) -> list[int]:
     """Sides of cores in px, smallest first: whole steps, and halves of one; no larger than the slide needs."""
-    whole = -(-max(shape) // STEP_PX) * STEP_PX
+    whole = _whole(shape)
     if not all(spec.geometry.tileable for spec in networks):
         return [whole]
     stride = max(spec.geometry.stride for spec in networks)
@@ -164,6 +183,11 @@ def _candidates(networks: Sequence[NetworkSpec], shape: tuple[int, int]) -> list
     middle = [side for side in range(SHARD_PX, 2048, STEP_PX // 2) if _is_whole_shards(side)]
     steps = [side for side in (*small, *middle, *large) if side < whole]
     return [*halves, *steps, *([whole] if whole <= MOST_PX else [])]
+
+
+def _whole(shape: tuple[int, int]) -> int:
+    """Side in px of a core that holds an image."""
+    return -(-max(shape) // STEP_PX) * STEP_PX
 
 
 def _is_whole_shards(core_px: int) -> bool:
