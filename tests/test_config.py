@@ -53,9 +53,21 @@ def test_memory_of_a_prediction_follows_from_its_plan(config) -> None:
     assert [1300 < found[0].predict_mb("m") <= 1908, 9000 < found[1].predict_mb("m") <= 15259] == [True, True]
     assert found[0].plan("m").core_px < found[1].plan("m").core_px
     assert config(predict={"core_px": 64}).plan("m", (300, 500)).cores == 40
+    card = config(models=wide, augment={"input_px": 572}, predict={"gpu_memory_gb": 80})
+    assert card.plan("m").core_px == 4096 and 3000 < card.predict_mb("m") <= 3815, "the process keeps to 4 GB"
     whole = {"m": {"network": {"family": "dilated_unet", "form": "printed", "depth": 2, "base_width": 4}}}
     untiled = config(models=whole, augment={"input_px": 100})
     assert untiled.predict_mb("m") == 3815, "4 GB, since the image is not known yet"
+
+
+def test_an_imported_network_asks_for_the_whole_budget_and_the_classes_of_the_project(config) -> None:
+    """A prediction plans for what the file says, and keeps to the budget; how large it is, no key tells."""
+    models = {"m": {"network": {"depth": 2, "base_width": 4}}, "public": {"weights": "pyproject.toml"}}
+    found = config(models=models, ensembles={"both": ["m", "public"]}, classes=["a", "b", "c"])
+    assert found.models["public"].network.classes == 3
+    assert [found.predict_mb(name) for name in ("public", "both")] == [3815, 3815] > [found.predict_mb("m")] * 2
+    given = config(models=models, predict={"core_px": 64})
+    assert given.predict_mb("public") == -(-given.plan("public").host_bytes // 2**20) < 3815
 
 
 def test_the_doctor_looks_at_what_trainings_are_made_of_and_at_all(config) -> None:

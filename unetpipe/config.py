@@ -15,7 +15,7 @@ from unetpipe.documents import mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError, in_one_line
 from unetpipe.models import Model, fitted_patches, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json, without_cluster
-from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
+from unetpipe.planning import LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
@@ -167,24 +167,27 @@ class Config:
 
     def plan(self, name: str, shape: tuple[int, int] | None = None) -> Plan:
         """Tiles with which a model or ensemble predicts an image of a shape, or one that is larger than all cores."""
-        spec = self.sections["predict"]
         networks = [self.models[one].network for one in self.members(name)]
-        keys: dict[str, Any] = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
-        return plan_tiles(networks, shape=shape or LARGE, **keys)
+        return plan_tiles(networks, self.sections["predict"], shape=shape or LARGE)
 
     def predict_mb(self, name: str) -> int:
-        """Memory in MB (2^20 bytes) of a prediction's job; the whole budget where the image is needed for a plan."""
+        """Memory in MB (2^20 bytes) of a prediction's job; the whole budget, which it keeps to, without a plan."""
         plan = self.plans[name]
         needed = plan.host_bytes if plan else int(1e9 * self.sections["predict"].memory_gb)
         return -(-needed // 2**20)
 
     @cached_property
     def plans(self) -> dict[str, Plan | None]:
-        """Tiles of each model and ensemble for large images, None where only whole images can be predicted."""
+        """Tiles of each model and ensemble for large images.
+
+        None where only whole images can be predicted; or, unless a core is given, where a network is imported, whose
+        sizes stand in its file.
+        """
         found: dict[str, Plan | None] = {}
         for name in self.applied:
             try:
-                found[name] = self.plan(name)
+                imported = any(self.models[one].weights for one in self.members(name))
+                found[name] = None if imported and self.sections["predict"].core_px is None else self.plan(name)
             except GeometryError:
                 found[name] = None
         return found
@@ -293,7 +296,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     given = {name: section(data, name, where) for name in SECTIONS}
     entries, imports = (
         read_entries(data.get("models"), given["train"], classes, where),
-        read_imports(data["models"], where),
+        read_imports(data["models"], classes, where),
     )
     given["annotate"] |= {"n_classes": len(classes), "classes": classes}
     for name in ("doctor", "segment"):

@@ -34,17 +34,20 @@ class Model:
         Fold of the training samples that it does not see, and is evaluated on; None: it sees all.
     weights : str
         File of public weights that it is imported from; empty: it is trained.
+    classes : int
+        Classes of the project, which an imported network has, too.
     """
 
     entry: str
     spec: TrainSpec | ImportSpec
     fold: int | None = None
     weights: str = ""
+    classes: int = 2
 
     @property
     def network(self) -> NetworkSpec:
         """Its network; what is imported is of one family, and counts as the usual one until its file is read."""
-        return self.spec.network if isinstance(self.spec, TrainSpec) else PaddedUnetSpec()
+        return self.spec.network if isinstance(self.spec, TrainSpec) else PaddedUnetSpec(classes=self.classes)
 
 
 def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[int]) -> dict[str, Model]:
@@ -213,13 +216,15 @@ def read_entries(
     return entries
 
 
-def read_imports(value: Any, where: str) -> dict[str, Model]:
+def read_imports(value: Any, classes: Sequence[str], where: str) -> dict[str, Model]:
     """The entries of the configuration that name a file of public weights.
 
     Parameters
     ----------
     value : Any
         What stands under ``models:``.
+    classes : sequence of str
+        Names of the classes.
     where : str
         What to call the configuration in messages.
 
@@ -243,9 +248,8 @@ def read_imports(value: Any, where: str) -> dict[str, Model]:
                 raise ConfigError(
                     f"{place}.weights: expected a file of public weights, came {weights!r:.100}; no such file"
                 )
-            imports[str(name)] = Model(
-                entry=str(name), spec=spec_from_json(ImportSpec, json.dumps(keys), place), weights=weights
-            )
+            spec = spec_from_json(ImportSpec, json.dumps(keys), place)
+            imports[str(name)] = Model(entry=str(name), spec=spec, weights=weights, classes=len(classes))
     return imports
 
 
