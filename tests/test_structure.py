@@ -28,7 +28,7 @@ FLOORS: dict[str, int] = {
         ],
         0,
     ),
-    **dict.fromkeys(["schedules", "segmentspecs", "clusterspecs"], 0),
+    **dict.fromkeys(["schedules", "segmentspecs", "clusterspecs", "leases"], 0),
     **dict.fromkeys(
         ["labels", "separation", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1
     ),
@@ -37,7 +37,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
-    **dict.fromkeys(["ranks", "processes", "leases", "devices", "footprint", "compilation"], 2),
+    **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
     **dict.fromkeys(["manifests", "ledgers", "annotations", "features", "figures", "draws", "provenance"], 3),
     **dict.fromkeys(["shards", "reading", "writing", "multiscales", "labelimages"], 3),
