@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from remedies import has_remedy
 from snakemake.utils import update_config
 
 from unetpipe import reference
@@ -116,16 +117,16 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ),
         (
             {"models": {"m": {"network": {"family": 3}}}},
-            "m.network.family: unknown family '3'; known: unet, padded_unet",
+            "m.network.family: unknown family '3'; use one of unet, padded_unet",
         ),
-        ({"doctor": {"zzz": 1}}, "doctor.zzz: unknown key 'zzz'; known: stop$"),
+        ({"doctor": {"zzz": 1}}, "doctor.zzz: unknown key 'zzz'; use one of stop$"),
         (
             {"models": {"m": {"network": {"zzz": 1}}}},
-            "network.zzz: unknown key 'zzz'; known: family, form, depth, base_width, activation, init, channels, head",
+            "network.zzz: unknown key 'zzz'; use one of family, form, depth, base_width, activation, init, channels",
         ),
         (
             {"models": {"m": {"network": {"family": "padded_unet", "depth": 2}}}},
-            "m.network.depth: unknown key 'depth'; known: family, features",
+            "m.network.depth: unknown key 'depth'; use one of family, features",
         ),
         (
             {"models": {"m": {"network": {"family": "dilated_unet", "form": "exact"}}}},
@@ -149,7 +150,7 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ({"models": {"../m": {"weights": "pyproject.toml"}}}, "name '../m' is not usable"),
         ({"folds": 1}, "folds: expected 0 or a whole number from 2 on, came 1"),
         ({"folds": 2}, "folds: expected at most one per training sample .1., came 2"),
-        ({"ensembles": {"e": ["n"]}}, "ensembles.e: unknown model 'n'; known: m"),
+        ({"ensembles": {"e": ["n"]}}, "ensembles.e: unknown model 'n'; use one of m"),
         ({"ensembles": {"e": []}}, "ensembles.e: expected a list of models, came none"),
         ({"ensembles": {"m": ["m"]}}, "ensembles.m: there is a model of this name"),
         ({"ensembles": {"e": "m"}}, "ensembles.e: expected a list of names, came 'm'"),
@@ -170,7 +171,7 @@ def test_mistakes_in_the_configuration(config, sections: dict[str, object], said
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match=said) as caught:
         config(**sections)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and has_remedy(str(caught.value)), caught.value
     assert len(str(caught.value)) <= 290
 
 
@@ -365,7 +366,7 @@ HEADER = "sample\timage\tannotation\tsplit\n"
 def test_mistakes_in_the_sheet(config, sheet: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         config(sheet)
-    assert "samples.tsv" in str(caught.value)
+    assert "samples.tsv" in str(caught.value) and has_remedy(str(caught.value)), caught.value
 
 
 HOSTILE = [

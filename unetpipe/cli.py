@@ -14,12 +14,10 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from unetpipe import __version__
-from unetpipe.errors import Interrupted, UnetpipeError
+from unetpipe.errors import Interrupted, UnetpipeError, one_line
 from unetpipe.specs import PhantomSpec
 
 __all__ = ["main"]
-
-MAX_LINE = 300
 
 # A file that may not be read is refused by its stage, in one line, and not with words on the usage.
 argument = partial(typer.Argument, readable=False)
@@ -70,10 +68,7 @@ def main() -> NoReturn:
 
 def end(message: str, code: int) -> NoReturn:
     """Say one line and leave."""
-    line = " ".join(message.split())
-    if len(line) > MAX_LINE - 10:
-        line = line[: MAX_LINE // 2 - 10] + " ... " + line[-MAX_LINE // 2 + 10 :]
-    logging.getLogger(__name__).error(line)
+    logging.getLogger(__name__).error(one_line(message))
     sys.exit(code)
 
 

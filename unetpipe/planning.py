@@ -119,7 +119,7 @@ def plan_tiles(
         needed = _plan(networks, shape, sides[0], forms).host_bytes / 1e9
         raise GeometryError(
             f"predict.memory_gb: expected at least {math.ceil(10 * needed) / 10:.1f} for cores of {sides[0]} px, the "
-            f"smallest for this network and image, came {memory_gb:g}"
+            f"smallest for this network and image, came {memory_gb:g}; set it higher"
         )
     largest = _plan(networks, shape, fitting[-1], forms)
     return next(plan for side in fitting if (plan := _plan(networks, shape, side, forms)).cores == largest.cores)
