@@ -365,8 +365,8 @@ class EvaluateSpec(Checked):
     n_classes: int = key(2, "number of classes; follows from the list of classes", at_least=2, at_most=254)
     thin: bool = key(
         True,
-        "also score V-Rand and V-Info after thinning, at ten thresholds; whole images are held in memory for it, 13 "
-        "bytes per pixel and some more",
+        "also score V-Rand and V-Info after thinning, at eleven thresholds; whole images are held in memory for "
+        "it, about 40 bytes per pixel",
     )
 
 
