@@ -59,6 +59,20 @@ def test_memory_of_a_prediction_follows_from_its_plan(config) -> None:
     assert untiled.predict_mb("m") == 3815, "4 GB, since the image is not known yet"
 
 
+def test_results_tell_no_folder_of_this_machine(config, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    document = {"models": {"m": {"weights": str(tmp_path / "w.pth")}}, "simulate": {"folder": f"{tmp_path}/drawn"}}
+    found = config(**document)
+    told = json.loads(json.loads(found.spec("report"))["config"])
+    assert (told["samples"], told["models"], told["simulate"]) == (
+        "samples.tsv",
+        {"m": {"weights": "w.pth"}},
+        {"folder": "drawn"},
+    )
+    assert not [stage for stage in ("report", "import", "doctor") if str(tmp_path) in found.spec(stage, "m")]
+    assert found.document["models"] == document["models"] and found.simulated == document["simulate"]["folder"]
+
+
 def test_the_doctor_looks_at_what_trainings_are_made_of_and_at_all(config) -> None:
     found = config(SHEET + "v\tv.tif\tv.png\tval\n")
     assert (found.examined("training"), found.annotated("training")) == (["b", "v"], ["b", "v"])

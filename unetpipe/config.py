@@ -14,7 +14,7 @@ from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.documents import is_there, mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError, in_one_line
 from unetpipe.models import Model, fitted_patches, folds_of, members, read_entries, read_imports, seeded
-from unetpipe.parsing import spec_from_json, without_cluster
+from unetpipe.parsing import spec_from_json, without_cluster, without_folders
 from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
@@ -305,7 +305,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         given[name] |= {"classes": classes}
     given["doctor"] |= {"channels": sorted({spec.network.channels for spec, _ in entries.values()})}
     given["evaluate"] |= {"n_classes": len(classes)}
-    given["report"] |= {"config": canonical_json(data)}
+    given["report"] |= {"config": canonical_json(without_folders(data))}
     sections: dict[str, Any] = {
         name: spec_from_json(kind, json.dumps(given[name]), f"{where}: {name}")
         for name, kind in SECTIONS.items()
