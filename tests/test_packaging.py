@@ -85,7 +85,11 @@ def test_environment_repeats_the_direct_dependencies() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
     locked = pins("requirements-cpu.lock") | pins("requirements-slurm.lock")
-    assert pip["pip"] == [f"{name}=={locked[name]}" for name in sorted(direct())] + ["--editable ."]
+    assert pip["pip"] == [f"{name}=={locked[name]}" for name in sorted(direct())]
+    # Each has its version: a path, as of the package itself, would lead nowhere where Snakemake copies the file to.
+    for rules in (ROOT / "workflow" / "rules").iterdir():
+        files = re.findall(r'conda:\n +"(.*)"', rules.read_text(encoding="utf-8"))
+        assert files and {(rules.parent / file).resolve() for file in files} == {ROOT / "environment.yml"}
     assert conda == ["python=" + PYPROJECT["project"]["requires-python"].removeprefix(">="), "pip"]
 
 

@@ -128,7 +128,7 @@ def plan_tiles(networks: Sequence[NetworkSpec], spec: PredictSpec, *, shape: tup
         name, needed, given = _excess(plans[0], spec)[0]
         raise GeometryError(
             f"predict.{name}: expected at least {math.ceil(needed / 1e8) / 10:.1f} for cores of {plans[0].core_px} px, "
-            f"the smallest for this network and image, came {given:g}"
+            f"the smallest for this network and image, came {given:g}; set it higher"
         )
     return next(plan for plan in fitting if plan.cores == fitting[-1].cores)
 

@@ -159,19 +159,21 @@ class AnnotateSpec(Checked):
         Checked.__post_init__(self)
         known = (*self.class_names, "ignore")
         if len(self.class_names) != self.n_classes:
-            raise ConfigError(f"classes: expected {self.n_classes} names, came {len(self.class_names)}")
+            raise ConfigError(f"classes: expected {self.n_classes} names, came {len(self.class_names)}; name each")
         meant = {"colours": self.colours or {}, "names": (self.names or {}).values()}
         for field, names in meant.items():
             if foreign := [name for name in names if name not in known]:
-                raise ConfigError(f"{field}: expected one of {', '.join(known)}, came {foreign[0]!r:.60}")
+                raise ConfigError(
+                    f"{field}: expected one of {', '.join(known)}, came {foreign[0]!r:.60}; use one of them"
+                )
         codes = [colour.lower() for colour in (self.colours or {}).values()]
         if self.colours is not None and not codes:
             raise ConfigError("colours: expected a colour for each class, came none; leave the key out")
         for colour in codes:
             if not re.fullmatch("#[0-9a-f]{6}", colour):
-                raise ConfigError(f'colours: expected a colour as "#rrggbb" in quotes, came {colour!r:.60}')
+                raise ConfigError(f'colours: expected a colour as "#rrggbb" in quotes, came {colour!r:.60}; correct it')
             if codes.count(colour) > 1:
-                raise ConfigError(f"colours: {colour} stands for two classes; each needs its own")
+                raise ConfigError(f"colours: {colour} stands for two classes; give each its own")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -373,8 +375,8 @@ class EvaluateSpec(Checked):
     n_classes: int = key(2, "number of classes; follows from the list of classes", at_least=2, at_most=254)
     thin: bool = key(
         True,
-        "also score V-Rand and V-Info after thinning, at ten thresholds; whole images are held in memory for it, for "
-        f"which {THIN_BYTES} bytes per pixel are planned",
+        "also score V-Rand and V-Info after thinning, at eleven thresholds; whole images are held in memory for it, "
+        f"for which {THIN_BYTES} bytes per pixel are planned",
     )
 
 

@@ -104,11 +104,11 @@ def pixel_scores(table: np.ndarray[Any, Any]) -> dict[str, Score]:
 def thin_scores_of(
     probabilities: Manifest, truth: Manifest, spec: EvaluateSpec
 ) -> tuple[dict[str, Any], dict[str, Score]]:
-    """V-Rand and V-Info after thinning: at every threshold, and the best."""
+    """V-Rand and V-Info after thinning: at every threshold, and the best; thinned as a whole, counted core by core."""
     foreground = open_plane(probabilities.store / "0").read_whole()[spec.foreground] / probabilities.facts["scale"]
     instances = open_plane(truth.store / "instances" / "0").read_whole()
     valid = open_plane(truth.store / "classes" / "0").read_whole() != IGNORE
-    tables = thin_tables(instances, foreground, valid=valid)
+    tables = thin_tables(instances, foreground, valid=valid, core_px=CORE)
     facts: dict[str, Any] = {"thresholds": list(THRESHOLDS)}
     scores: dict[str, Score] = {}
     for name, metric in (("v_rand", v_rand), ("v_info", v_info)):
