@@ -42,7 +42,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["manifests", "ledgers", "annotations", "features", "figures", "draws", "provenance"], 3),
     **dict.fromkeys(["shards", "reading", "writing", "multiscales", "labelimages"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching", "predictor", "workers"], 4),
+    **dict.fromkeys(["checkup", "layouts", "trainset", "needs", "stitching", "predictor", "workers", "windows"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

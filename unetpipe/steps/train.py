@@ -36,7 +36,6 @@ from unetpipe.metrics.pixels import dice, iou, pixel_error
 from unetpipe.metrics.scores import macro_mean
 from unetpipe.metrics.tables import confusion
 from unetpipe.networks import build_network
-from unetpipe.predictor import shared_reader
 from unetpipe.processes import together
 from unetpipe.progress import EventFiles, Progress
 from unetpipe.ranks import is_first
@@ -47,12 +46,15 @@ from unetpipe.training import Validate, fit, steps_at_once
 from unetpipe.trainset import check_validation, class_weights, seen_side, training_patches, validated
 from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
 from unetpipe.units import common_pixel_size
+from unetpipe.windows import shared_reader
 
 __all__ = ["train"]
 
 log = logging.getLogger(__name__)
 
 VALIDATION_CORE = 512
+# Most bytes of decoded chunks that wait for the next window.
+CACHE_BYTES = 128_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +292,7 @@ def look_at(
     predict_tiles(
         forward,
         cores,
-        read=shared_reader(plane, forward, cores, limits),
+        read=shared_reader(plane, forward, cores, limits, most_bytes=CACHE_BYTES),
         write=lambda core, probabilities: score(classes.read(core), probabilities),
     )
 
