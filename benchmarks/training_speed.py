@@ -27,6 +27,7 @@ from unetpipe.losses import cross_entropy
 from unetpipe.networks import build_network
 from unetpipe.patches import PatchStore, create_patches
 from unetpipe.specs import TrainSpec, UnetSpec
+from unetpipe.steps.train import prepare
 from unetpipe.training import fit
 from unetpipe.trainstate import start
 
@@ -151,8 +152,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    torch.set_num_threads(options.threads)
     device = choose_device()
+    # As the stage: deterministic algorithms, and what cuBLAS needs for them.
+    prepare(device, options.threads)
+    if device.type == "cuda":
+        # So few steps would be over before the device has begun.
+        options.steps *= 32
     spec = TrainSpec(
         network=UnetSpec(depth=options.depth, base_width=options.base_width),
         steps=options.steps,
