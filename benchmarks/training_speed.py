@@ -3,6 +3,9 @@
 Run: python benchmarks/training_speed.py [--depth 4] [--base-width 16] [--input-px 572] [--steps 8] [--rounds 5]
 [--threads 2]
 
+As in the stage `train`: deterministic algorithms, and on a GPU 32 times as many steps, for so few would be over before
+it has begun.
+
 On a processor: GFLOP/s of the forward pass against a product of two 2048 x 2048 float32 matrices; time per step of
 `fit` in its first epoch, reading each patch from a store on disk, against a bare loop with the same network on tensors
 in memory; share of the time that the network waited for patches. On a GPU also: TFLOP/s of a bfloat16 step, and its
@@ -156,7 +159,6 @@ def main() -> None:
     # As the stage: deterministic algorithms, and what cuBLAS needs for them.
     prepare(device, options.threads)
     if device.type == "cuda":
-        # So few steps would be over before the device has begun.
         options.steps *= 32
     spec = TrainSpec(
         network=UnetSpec(depth=options.depth, base_width=options.base_width),

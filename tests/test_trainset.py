@@ -36,5 +36,5 @@ def test_weights_that_are_whole_already_get_nothing_added() -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_every_image_has_the_classes_of_the_network(order: int) -> None:
-    with pytest.raises(ModelError, match="expected 2 classes as the network has, came 3; set network.classes to 3"):
+    with pytest.raises(ModelError, match=r"expected 2 classes as the network has, came 3; set network.classes to 3"):
         class_weights(patches([30, 10], [10, 50, 1])[::order], SPEC)

@@ -256,7 +256,7 @@ def assert_goes_on_behind_the_last_whole_one(folder: Path, reached: int, expecte
     assert everything(state) == expected
 
 
-# In every run of the tests: the tensors and the card of the first checkpoint, which none lies before, and two later ones.
+# In every run of the tests: tensors and card of the first checkpoint, which none lies before, and two later points.
 FEW = (1, 9, 33, 75)
 
 
