@@ -3,6 +3,9 @@
 Run: python benchmarks/training_speed.py [--depth 4] [--base-width 16] [--input-px 572] [--steps 8] [--rounds 5]
 [--threads 2]
 
+As in the stage `train`: deterministic algorithms, and on a GPU 32 times as many steps, for so few would be over before
+it has begun.
+
 On a processor: GFLOP/s of the forward pass against a product of two 2048 x 2048 float32 matrices; time per step of
 `fit` in its first epoch, reading each patch from a store on disk, against a bare loop with the same network on tensors
 in memory; share of the time that the network waited for patches. On a GPU also: TFLOP/s of a bfloat16 step, and its
@@ -27,6 +30,7 @@ from unetpipe.losses import cross_entropy
 from unetpipe.networks import build_network
 from unetpipe.patches import PatchStore, create_patches
 from unetpipe.specs import TrainSpec, UnetSpec
+from unetpipe.steps.train import prepare
 from unetpipe.training import fit
 from unetpipe.trainstate import start
 
@@ -151,8 +155,11 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    torch.set_num_threads(options.threads)
     device = choose_device()
+    # As the stage: deterministic algorithms, and what cuBLAS needs for them.
+    prepare(device, options.threads)
+    if device.type == "cuda":
+        options.steps *= 32
     spec = TrainSpec(
         network=UnetSpec(depth=options.depth, base_width=options.base_width),
         steps=options.steps,

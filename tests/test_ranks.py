@@ -48,6 +48,7 @@ CASES: dict[str, tuple[TrainSpec, dict[str, Any]]] = {
     "rare looks": (ALL, {"look_every": 5, "workers": 1}),
     "stopped": (ALL, {"stop_every": 1}),
     "stopped between looks": (ALL, {"stop_every": 2, "look_every": 5}),
+    "stopped in validations": (ALL, {"stop_validations": True}),
     "blind": (SPEC, {"blind_from": 6}),
 }
 
@@ -100,7 +101,9 @@ def test_all_processes_have_the_same_bits(name: str, runs: Path) -> None:
     assert one_plain["step"] == 12
 
 
-@pytest.mark.parametrize("name", ["read ahead", "rare looks", "stopped", "stopped between looks"])
+@pytest.mark.parametrize(
+    "name", ["read ahead", "rare looks", "stopped", "stopped between looks", "stopped in validations"]
+)
 def test_neither_threads_nor_looks_nor_interruptions_change_a_bit(name: str, runs: Path) -> None:
     (one, one_plain), (other, other_plain) = (read(runs, "first", one) for one in ("all", name))
     assert all(torch.equal(one[key], other[key]) for key in one)

@@ -36,14 +36,15 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
     **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins", "hills", "tuning"], 1),
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
-    **dict.fromkeys(["networks", "losses", "feed", "trainstate", "training", "symmetries", "inference"], 2),
+    **dict.fromkeys(["networks", "losses", "feed", "pace", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),
     **dict.fromkeys(["ranks", "processes", "devices", "footprint", "compilation"], 2),
     **dict.fromkeys(["slides", "oldzarr", "sources", "patches", "checkpoints"], 3),
     **dict.fromkeys(["manifests", "ledgers", "annotations", "features", "figures", "draws", "provenance"], 3),
     **dict.fromkeys(["shards", "reading", "writing", "multiscales", "labelimages"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
-    **dict.fromkeys(["unfinished", "checkup", "layouts", "trainset", "needs", "stitching", "predictor", "workers"], 4),
+    **dict.fromkeys(["unfinished", "checkup", "layouts", "trainset", "validation", "needs", "stitching"], 4),
+    **dict.fromkeys(["predictor", "workers", "windows"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

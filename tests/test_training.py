@@ -90,7 +90,7 @@ def test_going_on_from_any_step_gives_the_same_bits() -> None:
     every_step = TrainSpec(**{**{f: getattr(SPEC, f) for f in SPEC.__slots__}, "checkpoint_s": 1e-9})
     saved: list[TrainingState] = []
     whole = trained(fresh(every_step), saved, every_step)
-    assert [s.step for s in saved] == list(range(1, 13))
+    assert [s.step for s in saved] == sorted([*range(1, 13), 5, 10, 12]), "before and behind each validation"
     for state in saved:
         torch.manual_seed(999)
         resumed = trained(copy.deepcopy(state), [], every_step)
@@ -121,6 +121,38 @@ def test_a_request_to_stop_is_heard_behind_a_step_and_saved() -> None:
     finally:
         asked.clear()
     assert [s.step for s in saved] == [1]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_request_to_stop_is_heard_before_and_in_a_validation(at_once: bool) -> None:
+    """Nothing is validated twice, nor left out, and the bits are those of a training that nobody stopped."""
+    saved: list[TrainingState] = []
+    validated: list[int] = []
+
+    def interrupt(state: TrainingState, pixels: int) -> None:
+        if at_once and state.step in (5, 12):
+            asked.set()
+
+    def validate(network: torch.nn.Module) -> dict[str, float]:
+        validated.append(saved[-1].step if saved else 0)
+        if not at_once and len(validated) % 2:
+            raise Interrupted
+        return activity(network)
+
+    stops, whole = 0, trained(fresh(), [])
+    while True:
+        try:
+            state = trained(copy.deepcopy(saved[-1]) if saved else fresh(), saved, validate=validate, watch=interrupt)
+            break
+        except Interrupted:
+            stops += 1
+            assert [row["step"] for row in saved[-1].history] == [step for step in (5, 10) if step < saved[-1].step]
+        finally:
+            asked.clear()
+    assert (stops, len(validated)) == ((2, 3) if at_once else (3, 6))
+    assert parameters(state) == parameters(whole)
+    assert state.history == whole.history
+    assert all(torch.equal(state.best[name], whole.best[name]) for name in whole.best)
 
 
 def test_a_loss_that_is_not_finite_is_one_line_and_changes_nothing() -> None:

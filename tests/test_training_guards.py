@@ -8,7 +8,7 @@ import torch
 from unetpipe.devices import set_tensorfloat32
 from unetpipe.errors import ModelError
 from unetpipe.netspecs import KerasUnetSpec
-from unetpipe.training import close_interval
+from unetpipe.training import scored
 from unetpipe.trainstate import TrainingState, start
 
 from .test_training import CPU, SPEC, fresh, parameters, trained
@@ -64,7 +64,7 @@ def test_validation_computes_as_prediction_does(monkeypatch: pytest.MonkeyPatch)
 
     state = fresh()
     set_tensorfloat32(True)
-    close_interval(state, replace(SPEC, precision="tensorfloat32"), validate, "")
+    scored(state, replace(SPEC, precision="tensorfloat32"), validate)
     after = torch.backends.cudnn.allow_tf32
     set_tensorfloat32(False)
     assert (allowed, after) == ([False], True)

@@ -29,18 +29,18 @@ from unetpipe.errors import ConfigError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.geometry import Box, TileGrid
 from unetpipe.heap import keep_freed_memory
-from unetpipe.inference import Forward, ReadBox, predict_tiles, source_boxes
-from unetpipe.intensity import intensity_range, normalise
+from unetpipe.inference import Forward, predict_tiles
+from unetpipe.intensity import intensity_range
 from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.netspecs import NetworkSpec, network_spec
 from unetpipe.networks import build_network
 from unetpipe.planning import CACHE_BYTES
-from unetpipe.reading import SharedReader
 from unetpipe.resampling import Resampling
 from unetpipe.slides import Plane, open_plane
 from unetpipe.specs import PredictSpec
 from unetpipe.symmetries import GROUPS
 from unetpipe.tissue import mask_block
+from unetpipe.windows import shared_reader
 
 __all__ = ["SCALE", "Core", "Inside", "Part", "Predictor", "Work", "mask_of", "predict_part", "software", "write_core"]
 
@@ -176,36 +176,19 @@ class Predictor:
             Mark of the shards' names, as in `Plane.write_shard`.
         """
         shards = dict(cores)
+        boxes = list(shards)
 
         def write(core: Box, quantised: NDArray[np.uint16]) -> None:
             write_core(self.result, (core, shards[core]), quantised, inside=self.inside, take=take, draft=draft)
 
         predict_tiles(
             self.forward,
-            list(shards),
-            read=shared_reader(self.pixels, self.forward, list(shards), self.limits),
+            boxes,
+            read=shared_reader(self.pixels, self.forward, boxes, self.limits, most_bytes=CACHE_BYTES),
             write=write,
             finish=quantised_once,
             watch=watch,
         )
-
-
-def shared_reader(plane: Plane, forward: Forward, cores: Sequence[Box], limits: list[tuple[float, float]]) -> ReadBox:
-    """A function that gives the normalised pixels of a plane, and decodes each chunk once.
-
-    Parameters
-    ----------
-    plane : Plane
-        The image.
-    forward : Forward
-        What is going to see it.
-    cores : sequence of Box
-        All that will be predicted, in this order.
-    limits : list of (float, float)
-        What becomes 0 and 1, as `intensity_range` gives it.
-    """
-    shared = SharedReader(plane, source_boxes(forward, cores), most_bytes=CACHE_BYTES)
-    return lambda box: normalise(shared.read(box), limits)
 
 
 def write_core(

@@ -8,7 +8,6 @@ be saved behind any step and taken up again bit for bit, has its own module, `tr
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from unetpipe.errors import Interrupted, ModelError
 from unetpipe.feed import Feed, Patches
 from unetpipe.losses import loss as patch_loss
 from unetpipe.losses import pixel_weights
+from unetpipe.pace import Pace
 from unetpipe.ranks import add_up, any_of, count, from_first, is_own
 from unetpipe.schedules import best_row, is_exhausted, learning_rate
 from unetpipe.signals import stop_asked
@@ -58,7 +58,7 @@ def fit(
     workers: int = 0,
     drawn: bool = False,
     look_every: int | None = None,
-) -> float:
+) -> Pace:
     """Train from the state's step to the last one.
 
     Parameters
@@ -73,9 +73,9 @@ def fit(
         w_c of each class over the whole training set.
     validate : callable or None
         Gives the scores of a network on the validation images; ``spec.best_by`` decides which parameters are best.
-        Of several processes, the first one's counts.
+        Of several processes, the first one's counts. May raise `Interrupted`.
     save : callable
-        Makes the state durable; called behind every validation, at intervals of time, and at the end.
+        Makes the state durable; called behind every validation, at intervals of time, and where a stop was asked for.
     device : torch.device
         Where the network is.
     recall : callable, optional
@@ -92,8 +92,8 @@ def fit(
 
     Returns
     -------
-    float
-        Seconds per step of this run, without validations and checkpoints; 0 if there was no step.
+    Pace
+        How fast this run was.
 
     Raises
     ------
@@ -124,32 +124,35 @@ def fit(
         if spec.compile and state.step < spec.steps:
             image = feed.take(state.step * spec.accumulate)[0]
             state.compiled = compiled(state.network, image, dtype=DTYPES.get(spec.precision))
-        clock = Clock(feed, state.step)
-        while state.step < spec.steps and not is_exhausted(spec, state.history):
-            next_validation = min(spec.steps, (state.step // spec.validate_every + 1) * spec.validate_every)
-            advance(state, spec, feed, balance, until=min(next_validation, state.step + at_once))
-            if state.skipped > MOST_SKIPPED:
-                retreat(state, recall)
-                save(state)
-                clock.start(state.step)
-                continue
-            check_alive(state, spec)
-            if watch is not None:
-                watch(state, feed.pixels * count())
+        pace = Pace(feed, spec.accumulate, state.step)
+        while not is_finished(state, spec):
+            validation = next_validation(state, spec)
+            if state.step < validation:
+                advance(state, spec, feed, balance, until=min(validation, state.step + at_once))
+                if state.skipped > MOST_SKIPPED:
+                    retreat(state, recall)
+                    save(state)
+                    pace.start(state.step)
+                    continue
+                check_alive(state, spec)
+                if watch is not None:
+                    watch(state, feed.pixels * count())
 
-            validates = state.step == next_validation
-            if validates:
-                # The clock stands still until the state is saved.
-                close_interval(state, spec, validate, clock.stop(state.step))
+            # The clock stands still until the state is saved.
+            pace.stop(state.step)
             stops = any_of(stop_asked())
-            if validates or stops or time.monotonic() - saved >= spec.checkpoint_s:
+            # Before a validation, too, which may take long.
+            if stops or time.monotonic() - saved >= spec.checkpoint_s:
+                save(state)
+                saved = time.monotonic()
+            if state.step == validation and not stops:
+                stops = not close_interval(state, spec, validate, pace)
                 save(state)
                 saved = time.monotonic()
             if stops:
                 raise Interrupted("stopped on request; finished work is saved, the same command goes on")
-            if validates:
-                clock.start(state.step)
-    return clock.seconds_per_step
+            pace.start(state.step)
+    return pace
 
 
 def steps_at_once(spec: TrainSpec, device: torch.device) -> int:
@@ -168,6 +171,21 @@ def steps_at_once(spec: TrainSpec, device: torch.device) -> int:
         1 or 32.
     """
     return 1 if device.type == "cpu" or spec.precision == "float16" else AT_ONCE
+
+
+def is_finished(state: TrainingState, spec: TrainSpec) -> bool:
+    """Whether the last validation was the last one."""
+    return last_validation(state) == spec.steps or is_exhausted(spec, state.history)
+
+
+def next_validation(state: TrainingState, spec: TrainSpec) -> int:
+    """Step of the next validation: the state's own, where that was saved before it was validated."""
+    return min(spec.steps, (last_validation(state) // spec.validate_every + 1) * spec.validate_every)
+
+
+def last_validation(state: TrainingState) -> int:
+    """Step of the last validation, 0 before the first."""
+    return int(state.history[-1]["step"]) if state.history else 0
 
 
 def advance(state: TrainingState, spec: TrainSpec, feed: Feed, balance: Tensor, *, until: int) -> None:
@@ -287,20 +305,16 @@ def check_alive(state: TrainingState, spec: TrainSpec) -> None:
     )
 
 
-def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | None, speed: str) -> None:
-    """Validate, add a row to the history, and keep the parameters if they are the best so far."""
-    row: dict[str, Any] = {
-        "step": state.step,
-        "learning_rate": rate(state, spec, state.step - 1),
-        "loss": state.loss_sum / max(state.losses, 1),
-    }
-    if validate is not None:
-        state.judged.eval()
-        # In the arithmetic in which it will predict, whatever that of the training.
-        set_tensorfloat32(False)
-        row |= validate(state.judged)
-        set_tensorfloat32(spec.precision == "tensorfloat32")
-    row = from_first(row)
+def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | None, pace: Pace) -> bool:
+    """Validate, add a row to the history, and keep the parameters if they are the best so far.
+
+    If a stop is asked for meanwhile, nothing of this happens: False.
+    """
+    learned = {"learning_rate": rate(state, spec, state.step - 1), "loss": state.loss_sum / max(state.losses, 1)}
+    scores = scored(state, spec, validate)
+    row = from_first(None if scores is None else {"step": state.step, **learned, **scores})
+    if row is None:
+        return False
     state.history.append(row)
     state.loss_sum, state.losses = 0.0, 0
     # Among skipped steps, the training may be lost already: nothing to go back to.
@@ -308,33 +322,20 @@ def close_interval(state: TrainingState, spec: TrainSpec, validate: Validate | N
     if best_row(state.history, spec.best_by) == len(state.history) - 1:
         state.best = {name: value.detach().cpu().clone() for name, value in state.judged.state_dict().items()}
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
-    log.info("step %d of %d: %s; %s", state.step, spec.steps, numbers, speed)
+    log.info("step %d of %d: %s; %s", state.step, spec.steps, numbers, pace.tell())
+    return True
 
 
-class Clock:
-    """How fast the training goes, and what share of the time it waits for patches."""
-
-    def __init__(self, feed: Feed, step: int) -> None:
-        self.feed = feed
-        self.seconds, self.steps = 0.0, 0
-        self.start(step)
-
-    def start(self, step: int) -> None:
-        """Begin to count at a step."""
-        self.begun, self.step = time.monotonic(), step
-        self.waited_s, self.pixels = self.feed.waited_s, self.feed.pixels
-        self.reads, self.hits = self.feed.reads, self.feed.hits
-
-    def stop(self, step: int) -> str:
-        """Count no more until the next start; what came since the last one, how fast and from where, in words."""
-        seconds = max(time.monotonic() - self.begun, 1e-9)
-        self.seconds, self.steps = self.seconds + seconds, self.steps + step - self.step
-        waited = (self.feed.waited_s - self.waited_s) / seconds
-        rate = (self.feed.pixels - self.pixels) * count() / seconds
-        hits = (self.feed.hits - self.hits) / max(self.feed.reads - self.reads, 1)
-        return f"{rate:.3g} pixels/s, waited for patches {100 * waited:.2g} %, had {100 * hits:.3g} % in memory"
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Mean over all that was counted; 0 if nothing was."""
-        return self.seconds / self.steps if self.steps > 0 else 0.0
+def scored(state: TrainingState, spec: TrainSpec, validate: Validate | None) -> dict[str, float] | None:
+    """What validation gives, nothing without one; None if a stop was asked for meanwhile."""
+    if validate is None:
+        return {}
+    state.judged.eval()
+    # In the arithmetic in which it will predict, whatever that of the training.
+    set_tensorfloat32(False)
+    try:
+        return validate(state.judged)
+    except Interrupted:
+        return None
+    finally:
+        set_tensorfloat32(spec.precision == "tensorfloat32")

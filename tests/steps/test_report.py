@@ -306,6 +306,7 @@ def test_the_ranking_shows_costs_which_are_no_part_of_the_result(tmp_path: Path)
     for factor in (1, 3):
         for model, seconds, peak in (("a.1-s1", 0.26, 700), ("a.1-s2", 0.125, 800)):
             cost = {"seconds_per_step": factor * seconds, "peak_mb": factor * peak, "device": "cpu"}
+            cost |= {"waited_share": 0.01, "most_waited_share": 0.5, "waited_share_by_epoch": {"1": 0.5, "2": 0.002}}
             (tmp_path / "costs").mkdir(exist_ok=True)
             (tmp_path / f"costs/{model}.json").write_text(json.dumps(cost))
         output = tmp_path / str(factor) / "report.json"
@@ -313,8 +314,13 @@ def test_the_ranking_shows_costs_which_are_no_part_of_the_result(tmp_path: Path)
         rules = [f'[data-entry="a.1"] .{kind}::after {{ content: "{text}"; }}\n' for kind, text in COSTS[factor]]
         assert (output.parent / "costs.css").read_text() == "".join(rules)
         written.append((output.read_bytes(), (output.parent / "report/index.html").read_bytes()))
+        header, first, *_ = (output.parent / "costs.tsv").read_text().splitlines()
+        assert header.split("\t")[-2:] == ["waited_share", "most_waited_share"]
+        assert first.split("\t")[-2:] == ["0.01", "0.5"]
     assert written[0] == written[1]
     page = Page(written[0][1].decode())
+    # An entry that takes two patches a step is not slower for that.
+    assert "A step is one change of the parameters, from train.accumulate patches" in written[0][1].decode()
     assert [cell[0] for cell in page.tables[0][0]][2:6] == ["Parameters", "s per step", "Peak MB", "SEG"]
     assert ("href", "../costs.css") in page.attributes
     assert [value for name, value in page.attributes if name == "data-entry"] == ["a.1", "b"]

@@ -1,5 +1,6 @@
 """Training through its stage: interrupted anywhere, the same bytes."""
 
+import json
 import logging
 import os
 import random
@@ -7,19 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from unetpipe import trainset
+from unetpipe import trainset, validation
 from unetpipe.checkpoints import read_weights
-from unetpipe.errors import ConfigError, GeometryError, ModelError
+from unetpipe.errors import ConfigError, GeometryError, Interrupted, ModelError
+from unetpipe.inference import predict_image
+from unetpipe.intensity import intensity_range, normalise
 from unetpipe.ledgers import Ledger
 from unetpipe.manifests import read_manifest
+from unetpipe.metrics.tables import confusion
 from unetpipe.netspecs import PaddedUnetSpec, UnetSpec
+from unetpipe.networks import build_network
+from unetpipe.signals import asked
+from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.steps.train import seen_side, train
 
@@ -33,6 +43,13 @@ def test_model_has_weights_card_and_history(chain: Chain) -> None:
     assert sorted(model.objects) == ["card.json", "history.csv", "weights.safetensors"]
     assert [row["step"] for row in model.facts["history"]] == [6, 12]
     read_weights(model.store / "weights.safetensors", digest=model.facts["weights"])
+
+
+def test_what_it_took_is_told_epoch_by_epoch(chain: Chain) -> None:
+    """Three patches, twelve steps of one each."""
+    cost = json.loads((chain.root / "costs" / "m.json").read_text())
+    assert list(cost["waited_share_by_epoch"]) == ["1", "2", "3", "4"]
+    assert 0 <= cost["waited_share"] <= cost["most_waited_share"] == max(cost["waited_share_by_epoch"].values()) <= 1
 
 
 def test_a_kill_at_any_moment_changes_no_byte(chain: Chain, tmp_path: Path) -> None:
@@ -96,6 +113,65 @@ def test_validation_has_all_scores_and_chooses_by_the_one_asked_for(chain: Chain
         assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
     lowest = min(facts["history"], key=lambda row: row["validation_loss"])
     assert facts["kept_step"] == lowest["step"]
+
+
+@pytest.fixture
+def validated(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], Path]:
+    """A function that trains with validation cores of some side, and gives the model's manifest."""
+
+    def call(core_px: int, name: str) -> Path:
+        monkeypatch.setattr(validation, "VALIDATION_CORE", core_px)
+        output = tmp_path / name / "models" / "m.json"
+        train([chain[name] for name in INPUTS], output=output, spec=TRAIN, code="t@1", threads=1)
+        return output
+
+    return call
+
+
+@pytest.mark.parametrize("core_px", [32, 512])
+def test_scores_of_the_history_are_those_of_the_kept_parameters(
+    core_px: int, validated: Callable[[int, str], Path], chain: Chain
+) -> None:
+    """Image b predicted at once by the published weights, and scored by hand."""
+    model, image = read_manifest(validated(core_px, "whole")), read_manifest(chain["images/b"])
+    network = build_network(NETWORK, seed=0)
+    network.load_state_dict(read_weights(model.store / "weights.safetensors", digest=model.facts["weights"]))
+    pixels = open_plane(image.store / "0").read_whole()
+    seen = normalise(pixels, intensity_range(model.facts["intensity"], pixels.dtype, image.facts["percentiles"]))
+    found = predict_image(network.eval(), seen, NETWORK.geometry, core_side=96, device=torch.device("cpu"))
+    true = open_plane(read_manifest(chain["labels/b"]).store / "classes" / "0").read_whole().reshape(seen.shape[1:])
+    said = found[1] > found[0]
+    row = next(row for row in model.facts["history"] if row["step"] == model.facts["kept_step"])
+    assert row["iou"] == pytest.approx((said & (true == 1)).sum() / (said | (true == 1)).sum(), rel=1e-12)
+    assert row["pixel_error"] == pytest.approx((said != (true == 1)).mean(), rel=1e-12)
+    loss = -np.log(np.where(true == 1, found[1], found[0]).astype(np.float64)).mean()
+    assert 0 < row["iou"] < 1 and row["validation_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("core", [1, 5, 11])
+def test_a_stop_in_the_middle_of_a_validation_loses_nothing(
+    core: int, validated: Callable[[int, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for while one of the 9 cores of each of both validations is scored."""
+    undisturbed, cores = validated(32, "undisturbed"), 0
+
+    def ask(*arguments: Any) -> Any:
+        nonlocal cores
+        cores += 1
+        if cores == core:
+            asked.set()
+        return confusion(*arguments)
+
+    monkeypatch.setattr(validation, "confusion", ask)
+    try:
+        with pytest.raises(Interrupted):
+            validated(32, "stopped")
+    finally:
+        asked.clear()
+    assert cores == core
+    stopped = validated(32, "stopped")
+    assert stopped.read_bytes() == undisturbed.read_bytes()
+    assert cores == (core + 18 if core < 9 else core + 9)
 
 
 @pytest.mark.parametrize(

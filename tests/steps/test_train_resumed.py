@@ -256,8 +256,13 @@ def assert_goes_on_behind_the_last_whole_one(folder: Path, reached: int, expecte
     assert everything(state) == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fatal", range(1, 77, 2))
+# In every run of the tests: tensors and card of the first checkpoint, which none lies before, and two later points.
+FEW = (1, 9, 33, 75)
+
+
+@pytest.mark.parametrize(
+    "fatal", [pytest.param(n, marks=[] if n in FEW else [pytest.mark.slow]) for n in range(1, 77, 2)]
+)
 def test_killed_by_the_kernel_at_any_point_of_a_checkpoint(fatal: int, short: dict[str, Any], tmp_path: Path) -> None:
     """As above, with a process of its own and no chance to tidy up."""
     code = f"from {__name__} import be_killed; be_killed({fatal}, {str(tmp_path)!r})"

@@ -1,11 +1,16 @@
 """All published recipes through the whole workflow, as small as they can be."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
 
 from projects import CONFIG, ROOT
@@ -38,3 +43,24 @@ def test_all_presets_from_images_to_the_ranking(small: Any, tmp_path: Path) -> N
     assert {*costs.index} == {*SMALL} and (costs[["seconds_per_step", "peak_mb"]] > 0).all(axis=None)
     page, styles = ((tree.results / name).read_text() for name in ("report/index.html", "costs.css"))
     assert all(f'data-entry="{name}"' in page and f'"{name}"] .seconds' in styles for name in SMALL)
+
+
+def test_the_second_comparison_leaves_the_results_of_the_first_alone(small: Any, tmp_path: Path) -> None:
+    """The commands of its file, with a dry run in place of Snakemake's."""
+    data = Path(os.environ.get("UNETPIPE_DATA", "")) / "dsb2018"
+    if not data.is_dir():
+        pytest.skip("no data in the folder that UNETPIPE_DATA names")
+    tree = small.copy(tmp_path / "project")
+    shutil.rmtree(tree.folder / "config")
+    shutil.copytree(ROOT / "config", tree.folder / "config")
+    before = {path for path in tree.folder.rglob("*") if path.is_file()}
+    text = (tree.folder / "config" / "presets-dsb2018.yaml").read_text()
+    lines = [line.removeprefix("# ") for line in text.splitlines() if line.startswith(("# mkdir", "# snakemake"))]
+    script = "set -e\n" + "\n".join(lines).replace("snakemake", f"{sys.executable} -m snakemake -n", 1)
+    ended = subprocess.run(
+        ["bash", "-c", script], cwd=tree.folder, env=tree.environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert re.search(r"^train +18$", ended.stdout, re.MULTILINE)
+    after = {path for path in tree.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path.relative_to(tree.folder).parts[0] for path in after - before} <= {"dsb2018"}

@@ -24,7 +24,7 @@ from unetpipe.specs import ReportSpec
 __all__ = ["report"]
 
 TEMPLATE = Path(__file__).with_name("report.html")
-COSTS = ["network", "parameters", "steps", "seconds_per_step", "peak_mb", "device"]
+COSTS = ["network", "parameters", "steps", "seconds_per_step", "peak_mb", "device", "waited_share", "most_waited_share"]
 # What the page shows of each prediction: the key of its costs, a title, and how the number is written.
 PREDICTION_COSTS = [
     ("core_px", "Core, px", "{:.0f}"),
@@ -125,7 +125,7 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
 
 
 def costs(results: Results) -> pd.DataFrame:
-    """Parameters, steps, time per step and memory of every training, as far as they were written down."""
+    """Parameters, steps, time per step, memory and waiting of every training, as far as they were written down."""
     rows = []
     for name, model in results.models.items():
         path = model.path.parents[1] / "costs" / f"{name}.json"

@@ -6,16 +6,14 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from unetpipe.checkpoints import (
     forget_checkpoints,
@@ -27,32 +25,24 @@ from unetpipe.checkpoints import (
 from unetpipe.devices import host_facts, lease_devices, total_bytes, usable_threads, used_bytes
 from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.footprint import is_out_of_memory, out_of_memory
-from unetpipe.geometry import TileGrid
-from unetpipe.inference import Forward, predict_tiles
-from unetpipe.intensity import intensity_range
 from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.manifests import Manifest, read_manifest, write_file
-from unetpipe.metrics.pixels import dice, iou, pixel_error
-from unetpipe.metrics.scores import macro_mean
-from unetpipe.metrics.tables import confusion
 from unetpipe.networks import build_network
-from unetpipe.predictor import shared_reader
+from unetpipe.pace import Pace
 from unetpipe.processes import together
 from unetpipe.progress import EventFiles, Progress
 from unetpipe.ranks import is_first
 from unetpipe.schedules import best_row, is_exhausted
-from unetpipe.slides import open_plane
-from unetpipe.specs import IGNORE, TrainSpec, canonical_json
-from unetpipe.training import Validate, fit, steps_at_once
-from unetpipe.trainset import check_room, check_validation, class_weights, seen_side, training_patches, validated
+from unetpipe.specs import TrainSpec, canonical_json
+from unetpipe.training import fit, steps_at_once
+from unetpipe.trainset import check_room, check_validation, class_weights, seen_side, training_patches
 from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
 from unetpipe.units import common_pixel_size
+from unetpipe.validation import validation
 
 __all__ = ["train"]
 
 log = logging.getLogger(__name__)
-
-VALIDATION_CORE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +175,7 @@ def optimise(device: torch.device, job: Job) -> None:
         if first:
             take_up(state, job)
         follow_first(state)
-        seconds = fit(
+        pace = fit(
             state,
             spec,
             training_patches(manifests, job.side),
@@ -208,8 +198,8 @@ def optimise(device: torch.device, job: Job) -> None:
         progress.clear()
         events.close()
     # A run that found all steps done has nothing to tell of them.
-    if first and seconds:
-        write_cost(job.output, seconds, device)
+    if first and pace.steps:
+        write_cost(job.output, pace, device)
 
 
 def show(progress: Progress, state: TrainingState, pixels: int) -> None:
@@ -217,10 +207,17 @@ def show(progress: Progress, state: TrainingState, pixels: int) -> None:
     progress.show(state.step, state.loss_sum / max(state.losses, 1), pixels)
 
 
-def write_cost(output: Path, seconds_per_step: float, device: torch.device) -> None:
+def write_cost(output: Path, pace: Pace, device: torch.device) -> None:
     """Write what this run took, outside of the result, for no two runs take the same."""
-    peak_mb = round(used_bytes(device) / 1e6)
-    cost = {"seconds_per_step": round(seconds_per_step, 4), "peak_mb": peak_mb, "device": device.type}
+    seconds, waited, *_ = pace.counts()
+    cost = {
+        "seconds_per_step": round(pace.seconds_per_step, 4),
+        "peak_mb": round(used_bytes(device) / 1e6),
+        "device": device.type,
+        "waited_share": round(waited / max(seconds, 1e-9), 4),
+        "most_waited_share": round(max(pace.shares().values()), 4),
+        "waited_share_by_epoch": {epoch: round(share, 4) for epoch, share in pace.shares().items()},
+    }
     path = output.parents[1] / "costs" / output.name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(cost | {"host": host_facts()}).encode())
@@ -242,73 +239,6 @@ def prepare(device: torch.device, threads: int) -> None:
 def first_state(spec: TrainSpec, device: torch.device) -> TrainingState:
     """The state before the first step."""
     return start(build_network(spec.network, seed=spec.seed), spec, device)
-
-
-def validation(
-    manifests: Sequence[Manifest], spec: TrainSpec, intensity: Any, device: torch.device, progress: Progress
-) -> Validate | None:
-    """A function that scores a network on the whole validation images; None if there are none."""
-    images = {m.sample: m for m in manifests if m.stage == "ingest"}
-    truths = validated(manifests)
-    if not truths:
-        return None
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        progress.clear()
-        table = np.zeros((spec.network.classes,) * 2, dtype=np.int64)
-        losses, pixels = list[float](), 0
-
-        def score(classes: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
-            nonlocal table, pixels
-            table += confusion(classes, probabilities.argmax(axis=0).astype(np.uint8), spec.network.classes)
-            valid = classes != IGNORE
-            chosen = np.take_along_axis(probabilities, np.where(valid, classes, 0)[None].astype(np.int64), axis=0)[0]
-            losses.append(-float(np.log(np.maximum(chosen[valid], 1e-7), dtype=np.float64).sum()))
-            pixels += int(valid.sum())
-
-        for truth in truths:
-            look_at(network, images[truth.sample], truth, spec, intensity, device, score)
-        return {"validation_loss": sum(losses) / max(pixels, 1), **scores(table)}
-
-    return validate
-
-
-def look_at(
-    network: nn.Module,
-    image: Manifest,
-    truth: Manifest,
-    spec: TrainSpec,
-    intensity: Any,
-    device: torch.device,
-    score: Callable[[NDArray[np.uint8], NDArray[np.float32]], None],
-) -> None:
-    """Hand the classes and the probabilities of a validation image on, core by core, in raster order."""
-    plane, classes = open_plane(image.store / "0"), open_plane(truth.store / "classes" / "0")
-    side = validation_core(spec, plane.shape)
-    grid = TileGrid(shape=plane.shape, core_side=side, geometry=spec.network.geometry)
-    forward, cores = Forward(members=[(network, grid)], device=device), [tile.core for tile in grid]
-    limits = intensity_range(intensity, plane.dtype, image.facts["percentiles"])
-    predict_tiles(
-        forward,
-        cores,
-        read=shared_reader(plane, forward, cores, limits),
-        write=lambda core, probabilities: score(classes.read(core), probabilities),
-    )
-
-
-def validation_core(spec: TrainSpec, shape: tuple[int, ...]) -> int:
-    """Side in px of the cores of a validation image: one core where the network cannot be tiled."""
-    geometry = spec.network.geometry
-    return VALIDATION_CORE if geometry.tileable else -(-max(shape) // geometry.stride) * geometry.stride
-
-
-def scores(table: NDArray[np.int64]) -> dict[str, float]:
-    """Scores of a (K, K) table: IoU and Dice as means over the classes but the first; the worst where not defined."""
-    found = {"iou": macro_mean(iou(table)[1:]), "dice": macro_mean(dice(table)[1:])}
-    error = pixel_error(table)
-    return {name: score.value if score.defined else 0.0 for name, score in found.items()} | {
-        "pixel_error": error.value if error.defined else 1.0
-    }
 
 
 def save(state: TrainingState, job: Job, events: EventFiles) -> None:
