@@ -209,3 +209,60 @@ def write_ventana(path: Path, levels: list[Pixels], pixel_size_um: float, *, los
         tags = [(700, 1, len(encoded), encoded, True)] if number == 0 else []
         pages.append((stored, {"description": f"level={number} mag={20 / 2**number:g} quality=98", "extratags": tags}))
     return _write_pages(path, pages, pixel_size_um, lossless)
+
+
+def _segment(name: str, body: bytes) -> bytes:
+    """A part of a CZI, padded to 32 bytes."""
+    return struct.pack("<16s2q", name.encode(), len(body), len(body)) + body + bytes(-len(body) % 32)
+
+
+def write_zeiss(path: Path, levels: list[Pixels], pixel_size_um: float, *, lossless: bool) -> Path:
+    """CZI: blocks of zstd, which call themselves JPEG XR without `lossless`, then their list and the settings."""
+    height, width, _ = levels[0].shape
+    blocks, entries, begin = b"", b"", len(_segment("ZISRAWFILE", bytes(80)))
+    for number, level in enumerate(levels):
+        columns = -(-level.shape[1] // TILE)
+        for place, tile in enumerate(tiles(level)):
+            y, x = (TILE * at for at in divmod(place, columns))
+            block = np.ascontiguousarray(tile[: level.shape[0] - y, : level.shape[1] - x, ::-1])
+            code = b"\1" + bytes(imagecodecs.zstd_encode(block.tobytes()))
+            spans = (("Y", y, block.shape[0]), ("X", x, block.shape[1]))
+            codec, kind, at = (6 if lossless else 4), (2 if number else 0), begin + len(blocks)
+            entry = struct.pack("<2siqiibx4xi", b"DV", 3, at, 0, codec, kind, len(spans) + 1)
+            for axis, start, side in spans:
+                entry += struct.pack("<4siifi", axis.encode(), start << number, side << number, 0, side)
+            entry += struct.pack("<4siifi", b"M", place, 1, 0, 1)
+            entries += entry
+            blocks += _segment(
+                "ZISRAWSUBBLOCK", (struct.pack("<2iq", 0, 0, len(code)) + entry).ljust(256, b"\0") + code
+            )
+    sides = "".join(f'<Distance Id="{axis}"><Value>{pixel_size_um / 1e6:.9g}</Value></Distance>' for axis in "XY")
+    image = f"<Information><Image><SizeX>{width}</SizeX><SizeY>{height}</SizeY></Image></Information>"
+    text = f"<ImageDocument><Metadata>{image}<Scaling><Items>{sides}</Items></Scaling></Metadata></ImageDocument>"
+    count = len(entries) // (32 + 3 * 20)
+    parts = [
+        _segment("ZISRAWDIRECTORY", struct.pack("<i124x", count) + entries),
+        _segment("ZISRAWMETADATA", struct.pack("<2i248x", len(text), 0) + text.encode()),
+        _segment("ZISRAWATTDIR", bytes(256)),
+    ]
+    starts = [begin + len(blocks) + len(b"".join(parts[:number])) for number in range(3)]
+    head = struct.pack("<4i16s16siqqiq", 1, 0, 0, 0, b"one", b"one", 0, starts[0], starts[1], 0, starts[2])
+    path.write_bytes(_segment("ZISRAWFILE", head) + blocks + b"".join(parts))
+    return path
+
+
+def write_hamamatsu(path: Path, levels: list[Pixels], pixel_size_um: float, *, lossless: bool) -> Path:
+    """VMU: an index beside two files of 12 bits a value, cut into columns: the slide and its map."""
+    assert lossless, "it knows no compression"
+    names = ("whole.ngr", "map.ngr")
+    for name, level in zip(names, levels, strict=True):
+        height, width, _ = level.shape
+        column = width // 2
+        head = struct.pack("<2s2x3i8xi", b"GN", width, height, column, 64).ljust(64, b"\0")
+        values = level.astype("<u2") * 16 + 7
+        path.with_name(name).write_bytes(head + values[:, :column].tobytes() + values[:, column:].tobytes())
+    lines = ["[Uncompressed Virtual Microscope Specimen]", "NoLayers=1", "BitsPerPixel=36", "PixelOrder=RGB"]
+    lines += [f"ImageFile={names[0]}", f"MapFile={names[1]}"]
+    sides = zip(("Height", "Width"), levels[0].shape, strict=False)
+    path.write_text("\n".join(lines + [f"Physical{name}={side * pixel_size_um * 1000:.0f}" for name, side in sides]))
+    return path
