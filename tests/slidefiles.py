@@ -15,6 +15,7 @@ from imagefiles import noise
 Pixels = NDArray[np.uint8]
 Writer = Callable[..., Path]
 TILE = 64
+MIRAX = "0123456789ABCDEF"
 
 
 def picture(height: int, width: int) -> Pixels:
@@ -102,11 +103,51 @@ def write_dicom(path: Path, levels: list[Pixels], pixel_size_um: float, *, lossl
     return path
 
 
+def _mirax_settings(rows: int, columns: int, levels: int, pixel_size_um: float, codec: str, overlap: int) -> str:
+    """Slidedat.ini; with an overlap, photographs have positions of their own."""
+    lines = ["[GENERAL]", "SLIDE_VERSION = 01.02", f"SLIDE_ID = {MIRAX}", "OBJECTIVE_MAGNIFICATION = 20"]
+    lines += [f"IMAGENUMBER_X = {columns}", f"IMAGENUMBER_Y = {rows}", "[HIERARCHICAL]", "HIER_COUNT = 1"]
+    lines += [f"NONHIER_COUNT = {1 if overlap else 0}", "INDEXFILE = Index.dat"]
+    lines += ["NONHIER_0_NAME = VIMSLIDE_POSITION_BUFFER", "NONHIER_0_COUNT = 1"] if overlap else []
+    lines += ["HIER_0_NAME = Slide zoom level", f"HIER_0_COUNT = {levels}"]
+    lines += [f"HIER_0_VAL_{level}_SECTION = LEVEL_{level}" for level in range(levels)]
+    for level in range(levels):
+        lines += [f"[LEVEL_{level}]", f"IMAGE_CONCAT_FACTOR = {min(level, 1)}", f"IMAGE_FORMAT = {codec}"]
+        lines += [f"OVERLAP_{axis} = {0 if level else overlap}" for axis in "XY"]
+        lines += [f"MICROMETER_PER_PIXEL_{axis} = {pixel_size_um * 2**level}" for axis in "XY"]
+        lines += [f"DIGITIZER_{side} = {TILE}" for side in ("WIDTH", "HEIGHT")]
+        lines += [f"IMAGE_FILL_COLOR_BGR = {0x302010}"]
+    return "\n".join([*lines, "[DATAFILE]", "FILE_COUNT = 1", "FILE_0 = Data0000.dat"])
+
+
+def _mirax_index(pages: list[bytes], place: int, size: int) -> bytes:
+    """Index.dat: roots, then for each level a page of tiles, then where the positions of photographs lie."""
+    start = b"01.02" + MIRAX.encode()
+    root = len(start) + 8
+    heads = [root + 4 * len(pages) + 8 * number for number in range(len(pages))]
+    first = root + 12 * len(pages)
+    starts = [first + len(b"".join(pages[:number])) for number in range(len(pages))]
+    last = first + len(b"".join(pages))
+    index = start + struct.pack("<2i", root, last) + struct.pack(f"<{len(pages)}i", *heads)
+    index += b"".join(struct.pack("<2i", 0, page) for page in starts) + b"".join(pages)
+    return index + struct.pack("<3i", last + 4, 0, last + 12) + struct.pack("<7i", 1, 0, 0, 0, place, size, 0)
+
+
 def write_mirax(
-    path: Path, levels: list[Pixels], pixel_size_um: float, *, lossless: bool, missing: tuple[int, ...] = ()
+    path: Path,
+    levels: list[Pixels],
+    pixel_size_um: float,
+    *,
+    lossless: bool,
+    missing: tuple[int, ...] = (),
+    positions: list[tuple[int, int]] | None = None,
 ) -> Path:
-    """MRXS: the folder beside it has the settings, an index of pages and the tiles; some of the finest left out."""
-    folder, name = path.with_suffix(""), "0123456789ABCDEF"
+    """MRXS: the folder beside it has the settings, an index of pages and the tiles.
+
+    Some of the finest tiles may be left out. With positions (x, y), each is a photograph that overlaps the next by some
+    8 px.
+    """
+    folder = path.with_suffix("")
     folder.mkdir()
     rows, columns = (side // TILE for side in levels[0].shape[:2])
     data, pages = b"", []
@@ -120,26 +161,13 @@ def write_mirax(
             records.append(struct.pack("<4i", y * step * columns + x * step, len(data), len(code), 0))
             data += code
         pages.append(struct.pack("<2i", len(records), 0) + b"".join(records))
-    root = len(b"01.02" + name.encode()) + 8
-    heads = root + 4 * len(levels)
-    starts = [heads + 8 * len(levels) + len(b"".join(pages[:number])) for number in range(len(levels))]
-    index = b"01.02" + name.encode() + struct.pack("<2i", root, 0)
-    index += struct.pack(f"<{len(levels)}i", *(heads + 8 * number for number in range(len(levels))))
-    index += b"".join(struct.pack("<2i", 0, start) for start in starts) + b"".join(pages)
-    lines = ["[GENERAL]", "SLIDE_VERSION = 01.02", f"SLIDE_ID = {name}", "OBJECTIVE_MAGNIFICATION = 20"]
-    lines += [f"IMAGENUMBER_X = {columns}", f"IMAGENUMBER_Y = {rows}", "[HIERARCHICAL]", "HIER_COUNT = 1"]
-    lines += ["NONHIER_COUNT = 0", "INDEXFILE = Index.dat", "HIER_0_NAME = Slide zoom level"]
-    lines += [f"HIER_0_COUNT = {len(levels)}"]
-    lines += [f"HIER_0_VAL_{number}_SECTION = LEVEL_{number}" for number in range(len(levels))]
-    for number in range(len(levels)):
-        lines += [f"[LEVEL_{number}]", "OVERLAP_X = 0", "OVERLAP_Y = 0", f"IMAGE_CONCAT_FACTOR = {min(number, 1)}"]
-        lines += [f"MICROMETER_PER_PIXEL_{axis} = {pixel_size_um * 2**number}" for axis in "XY"]
-        lines += [f"IMAGE_FORMAT = {'PNG' if lossless else 'JPEG'}", f"IMAGE_FILL_COLOR_BGR = {0x302010}"]
-        lines += [f"DIGITIZER_{side} = {TILE}" for side in ("WIDTH", "HEIGHT")]
-    lines += ["[DATAFILE]", "FILE_COUNT = 1", "FILE_0 = Data0000.dat"]
-    (folder / "Slidedat.ini").write_text("\n".join(lines))
-    (folder / "Index.dat").write_bytes(index)
-    (folder / "Data0000.dat").write_bytes(data)
+    photographs = b"".join(struct.pack("<b2i", 0, x, y) for x, y in positions or [])
+    settings = _mirax_settings(
+        rows, columns, len(levels), pixel_size_um, "PNG" if lossless else "JPEG", 8 if positions else 0
+    )
+    (folder / "Slidedat.ini").write_text(settings)
+    (folder / "Index.dat").write_bytes(_mirax_index(pages, len(data), len(photographs)))
+    (folder / "Data0000.dat").write_bytes(data + photographs)
     path.write_bytes(b"\xff\xd8\xff")
     return path
 

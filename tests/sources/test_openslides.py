@@ -13,6 +13,7 @@ from slidefiles import (
     TILE,
     Writer,
     picture,
+    tiles,
     write_dicom,
     write_hamamatsu,
     write_leica,
@@ -105,6 +106,26 @@ def test_tiles_that_a_scanner_left_out_have_its_background(tmp_path: Path) -> No
     path = write_mirax(tmp_path / "a.mrxs", [image], 0.5, lossless=True, missing=(1,))
     image[:TILE, TILE : 2 * TILE] = (0x10, 0x20, 0x30)
     np.testing.assert_array_equal(np.moveaxis(read(path), 0, -1), image)
+
+
+def test_photographs_lie_where_the_scanner_s_stage_was(tmp_path: Path) -> None:
+    image, rng = picture(256, 384), np.random.default_rng(1)
+    jitter = rng.integers(0, 4, (4, 6, 2))
+    jitter[0, 0] = 0
+    places = [(56 * x + int(jitter[y, x, 0]), 56 * y + int(jitter[y, x, 1])) for y in range(4) for x in range(6)]
+    levels = [image, image[::2, ::2]]
+    path = write_mirax(tmp_path / "a.mrxs", levels, 0.25, lossless=True, positions=places)
+    expected = np.full((4 * 56 + 8, 6 * 56 + 8, 3), (0x10, 0x20, 0x30), np.uint8)
+    for (x, y), tile in zip(places, tiles(image), strict=True):
+        part = expected[y : y + TILE, x : x + TILE]
+        part[:] = tile[: part.shape[0], : part.shape[1]]
+    np.testing.assert_array_equal(np.moveaxis(read(path), 0, -1), expected)
+    # Of the second level, photographs lie at half pixels: whatever becomes of them, it is the same in every box.
+    with open_source(path, level=1) as source:
+        pixels = whole(source)
+        np.testing.assert_array_equal(whole(source, 37), pixels)
+        box = Box(start=(11, 29), stop=(90, 58))
+        np.testing.assert_array_equal(source.read(box), pixels[(..., *box.slices)])
 
 
 @pytest.mark.parametrize("ending", SCANNERS)
