@@ -15,6 +15,7 @@ from imagefiles import noise
 Pixels = NDArray[np.uint8]
 Writer = Callable[..., Path]
 TILE = 64
+MIRAX = "0123456789ABCDEF"
 
 
 def picture(height: int, width: int) -> Pixels:
@@ -102,11 +103,51 @@ def write_dicom(path: Path, levels: list[Pixels], pixel_size_um: float, *, lossl
     return path
 
 
+def _mirax_settings(rows: int, columns: int, levels: int, pixel_size_um: float, codec: str, overlap: int) -> str:
+    """Slidedat.ini; with an overlap, photographs have positions of their own."""
+    lines = ["[GENERAL]", "SLIDE_VERSION = 01.02", f"SLIDE_ID = {MIRAX}", "OBJECTIVE_MAGNIFICATION = 20"]
+    lines += [f"IMAGENUMBER_X = {columns}", f"IMAGENUMBER_Y = {rows}", "[HIERARCHICAL]", "HIER_COUNT = 1"]
+    lines += [f"NONHIER_COUNT = {1 if overlap else 0}", "INDEXFILE = Index.dat"]
+    lines += ["NONHIER_0_NAME = VIMSLIDE_POSITION_BUFFER", "NONHIER_0_COUNT = 1"] if overlap else []
+    lines += ["HIER_0_NAME = Slide zoom level", f"HIER_0_COUNT = {levels}"]
+    lines += [f"HIER_0_VAL_{level}_SECTION = LEVEL_{level}" for level in range(levels)]
+    for level in range(levels):
+        lines += [f"[LEVEL_{level}]", f"IMAGE_CONCAT_FACTOR = {min(level, 1)}", f"IMAGE_FORMAT = {codec}"]
+        lines += [f"OVERLAP_{axis} = {0 if level else overlap}" for axis in "XY"]
+        lines += [f"MICROMETER_PER_PIXEL_{axis} = {pixel_size_um * 2**level}" for axis in "XY"]
+        lines += [f"DIGITIZER_{side} = {TILE}" for side in ("WIDTH", "HEIGHT")]
+        lines += [f"IMAGE_FILL_COLOR_BGR = {0x302010}"]
+    return "\n".join([*lines, "[DATAFILE]", "FILE_COUNT = 1", "FILE_0 = Data0000.dat"])
+
+
+def _mirax_index(pages: list[bytes], place: int, size: int) -> bytes:
+    """Index.dat: roots, then for each level a page of tiles, then where the positions of photographs lie."""
+    start = b"01.02" + MIRAX.encode()
+    root = len(start) + 8
+    heads = [root + 4 * len(pages) + 8 * number for number in range(len(pages))]
+    first = root + 12 * len(pages)
+    starts = [first + len(b"".join(pages[:number])) for number in range(len(pages))]
+    last = first + len(b"".join(pages))
+    index = start + struct.pack("<2i", root, last) + struct.pack(f"<{len(pages)}i", *heads)
+    index += b"".join(struct.pack("<2i", 0, page) for page in starts) + b"".join(pages)
+    return index + struct.pack("<3i", last + 4, 0, last + 12) + struct.pack("<7i", 1, 0, 0, 0, place, size, 0)
+
+
 def write_mirax(
-    path: Path, levels: list[Pixels], pixel_size_um: float, *, lossless: bool, missing: tuple[int, ...] = ()
+    path: Path,
+    levels: list[Pixels],
+    pixel_size_um: float,
+    *,
+    lossless: bool,
+    missing: tuple[int, ...] = (),
+    positions: list[tuple[int, int]] | None = None,
 ) -> Path:
-    """MRXS: the folder beside it has the settings, an index of pages and the tiles; some of the finest left out."""
-    folder, name = path.with_suffix(""), "0123456789ABCDEF"
+    """MRXS: the folder beside it has the settings, an index of pages and the tiles.
+
+    Some of the finest tiles may be left out. With positions (x, y), each is a photograph that overlaps the next by some
+    8 px.
+    """
+    folder = path.with_suffix("")
     folder.mkdir()
     rows, columns = (side // TILE for side in levels[0].shape[:2])
     data, pages = b"", []
@@ -120,26 +161,13 @@ def write_mirax(
             records.append(struct.pack("<4i", y * step * columns + x * step, len(data), len(code), 0))
             data += code
         pages.append(struct.pack("<2i", len(records), 0) + b"".join(records))
-    root = len(b"01.02" + name.encode()) + 8
-    heads = root + 4 * len(levels)
-    starts = [heads + 8 * len(levels) + len(b"".join(pages[:number])) for number in range(len(levels))]
-    index = b"01.02" + name.encode() + struct.pack("<2i", root, 0)
-    index += struct.pack(f"<{len(levels)}i", *(heads + 8 * number for number in range(len(levels))))
-    index += b"".join(struct.pack("<2i", 0, start) for start in starts) + b"".join(pages)
-    lines = ["[GENERAL]", "SLIDE_VERSION = 01.02", f"SLIDE_ID = {name}", "OBJECTIVE_MAGNIFICATION = 20"]
-    lines += [f"IMAGENUMBER_X = {columns}", f"IMAGENUMBER_Y = {rows}", "[HIERARCHICAL]", "HIER_COUNT = 1"]
-    lines += ["NONHIER_COUNT = 0", "INDEXFILE = Index.dat", "HIER_0_NAME = Slide zoom level"]
-    lines += [f"HIER_0_COUNT = {len(levels)}"]
-    lines += [f"HIER_0_VAL_{number}_SECTION = LEVEL_{number}" for number in range(len(levels))]
-    for number in range(len(levels)):
-        lines += [f"[LEVEL_{number}]", "OVERLAP_X = 0", "OVERLAP_Y = 0", f"IMAGE_CONCAT_FACTOR = {min(number, 1)}"]
-        lines += [f"MICROMETER_PER_PIXEL_{axis} = {pixel_size_um * 2**number}" for axis in "XY"]
-        lines += [f"IMAGE_FORMAT = {'PNG' if lossless else 'JPEG'}", f"IMAGE_FILL_COLOR_BGR = {0x302010}"]
-        lines += [f"DIGITIZER_{side} = {TILE}" for side in ("WIDTH", "HEIGHT")]
-    lines += ["[DATAFILE]", "FILE_COUNT = 1", "FILE_0 = Data0000.dat"]
-    (folder / "Slidedat.ini").write_text("\n".join(lines))
-    (folder / "Index.dat").write_bytes(index)
-    (folder / "Data0000.dat").write_bytes(data)
+    photographs = b"".join(struct.pack("<b2i", 0, x, y) for x, y in positions or [])
+    settings = _mirax_settings(
+        rows, columns, len(levels), pixel_size_um, "PNG" if lossless else "JPEG", 8 if positions else 0
+    )
+    (folder / "Slidedat.ini").write_text(settings)
+    (folder / "Index.dat").write_bytes(_mirax_index(pages, len(data), len(photographs)))
+    (folder / "Data0000.dat").write_bytes(data + photographs)
     path.write_bytes(b"\xff\xd8\xff")
     return path
 
@@ -209,3 +237,60 @@ def write_ventana(path: Path, levels: list[Pixels], pixel_size_um: float, *, los
         tags = [(700, 1, len(encoded), encoded, True)] if number == 0 else []
         pages.append((stored, {"description": f"level={number} mag={20 / 2**number:g} quality=98", "extratags": tags}))
     return _write_pages(path, pages, pixel_size_um, lossless)
+
+
+def _segment(name: str, body: bytes) -> bytes:
+    """A part of a CZI, padded to 32 bytes."""
+    return struct.pack("<16s2q", name.encode(), len(body), len(body)) + body + bytes(-len(body) % 32)
+
+
+def write_zeiss(path: Path, levels: list[Pixels], pixel_size_um: float, *, lossless: bool) -> Path:
+    """CZI: blocks of zstd, which call themselves JPEG XR without `lossless`, then their list and the settings."""
+    height, width, _ = levels[0].shape
+    blocks, entries, begin = b"", b"", len(_segment("ZISRAWFILE", bytes(80)))
+    for number, level in enumerate(levels):
+        columns = -(-level.shape[1] // TILE)
+        for place, tile in enumerate(tiles(level)):
+            y, x = (TILE * at for at in divmod(place, columns))
+            block = np.ascontiguousarray(tile[: level.shape[0] - y, : level.shape[1] - x, ::-1])
+            code = b"\1" + bytes(imagecodecs.zstd_encode(block.tobytes()))
+            spans = (("Y", y, block.shape[0]), ("X", x, block.shape[1]))
+            codec, kind, at = (6 if lossless else 4), (2 if number else 0), begin + len(blocks)
+            entry = struct.pack("<2siqiibx4xi", b"DV", 3, at, 0, codec, kind, len(spans) + 1)
+            for axis, start, side in spans:
+                entry += struct.pack("<4siifi", axis.encode(), start << number, side << number, 0, side)
+            entry += struct.pack("<4siifi", b"M", place, 1, 0, 1)
+            entries += entry
+            blocks += _segment(
+                "ZISRAWSUBBLOCK", (struct.pack("<2iq", 0, 0, len(code)) + entry).ljust(256, b"\0") + code
+            )
+    sides = "".join(f'<Distance Id="{axis}"><Value>{pixel_size_um / 1e6:.9g}</Value></Distance>' for axis in "XY")
+    image = f"<Information><Image><SizeX>{width}</SizeX><SizeY>{height}</SizeY></Image></Information>"
+    text = f"<ImageDocument><Metadata>{image}<Scaling><Items>{sides}</Items></Scaling></Metadata></ImageDocument>"
+    count = len(entries) // (32 + 3 * 20)
+    parts = [
+        _segment("ZISRAWDIRECTORY", struct.pack("<i124x", count) + entries),
+        _segment("ZISRAWMETADATA", struct.pack("<2i248x", len(text), 0) + text.encode()),
+        _segment("ZISRAWATTDIR", bytes(256)),
+    ]
+    starts = [begin + len(blocks) + len(b"".join(parts[:number])) for number in range(3)]
+    head = struct.pack("<4i16s16siqqiq", 1, 0, 0, 0, b"one", b"one", 0, starts[0], starts[1], 0, starts[2])
+    path.write_bytes(_segment("ZISRAWFILE", head) + blocks + b"".join(parts))
+    return path
+
+
+def write_hamamatsu(path: Path, levels: list[Pixels], pixel_size_um: float, *, lossless: bool) -> Path:
+    """VMU: an index beside two files of 12 bits a value, cut into columns: the slide and its map."""
+    assert lossless, "it knows no compression"
+    names = ("whole.ngr", "map.ngr")
+    for name, level in zip(names, levels, strict=True):
+        height, width, _ = level.shape
+        column = width // 2
+        head = struct.pack("<2s2x3i8xi", b"GN", width, height, column, 64).ljust(64, b"\0")
+        values = level.astype("<u2") * 16 + 7
+        path.with_name(name).write_bytes(head + values[:, :column].tobytes() + values[:, column:].tobytes())
+    lines = ["[Uncompressed Virtual Microscope Specimen]", "NoLayers=1", "BitsPerPixel=36", "PixelOrder=RGB"]
+    lines += [f"ImageFile={names[0]}", f"MapFile={names[1]}"]
+    sides = zip(("Height", "Width"), levels[0].shape, strict=False)
+    path.write_text("\n".join(lines + [f"Physical{name}={side * pixel_size_um * 1000:.0f}" for name, side in sides]))
+    return path

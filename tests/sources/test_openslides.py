@@ -9,7 +9,18 @@ import pytest
 import tifffile
 
 from imagefiles import noise, read, refused, whole
-from slidefiles import TILE, Writer, picture, write_dicom, write_leica, write_mirax, write_ventana
+from slidefiles import (
+    TILE,
+    Writer,
+    picture,
+    tiles,
+    write_dicom,
+    write_hamamatsu,
+    write_leica,
+    write_mirax,
+    write_ventana,
+    write_zeiss,
+)
 from unetpipe.errors import SourceError
 from unetpipe.geometry import Box
 from unetpipe.sources.files import sha256_of_source
@@ -68,11 +79,13 @@ SCANNERS: dict[str, tuple[Writer, tuple[int, int], int]] = {
     "mrxs": (write_mirax, (256, 384), 0),
     "scn": (write_leica, (200, 304), TILE),
     "bif": (write_ventana, (TILE + 2 * 56, TILE + 4 * 56), 0),
+    "czi": (write_zeiss, (200, 304), 0),
+    "vmu": (write_hamamatsu, (200, 304), 0),
 }
+JPEG = ("dcm", "mrxs", "scn", "bif")
 
 
-@pytest.mark.parametrize("lossless", [True, False])
-@pytest.mark.parametrize("ending", SCANNERS)
+@pytest.mark.parametrize(("ending", "lossless"), [*((name, True) for name in SCANNERS), *((n, False) for n in JPEG)])
 def test_a_scanner_s_slide_comes_in_as_it_was_written(tmp_path: Path, ending: str, lossless: bool) -> None:
     write, shape, glass = SCANNERS[ending]
     levels = [picture(*shape), picture(*shape)[::2, ::2]]
@@ -95,27 +108,59 @@ def test_tiles_that_a_scanner_left_out_have_its_background(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.moveaxis(read(path), 0, -1), image)
 
 
+def test_photographs_lie_where_the_scanner_s_stage_was(tmp_path: Path) -> None:
+    image, rng = picture(256, 384), np.random.default_rng(1)
+    jitter = rng.integers(0, 4, (4, 6, 2))
+    jitter[0, 0] = 0
+    places = [(56 * x + int(jitter[y, x, 0]), 56 * y + int(jitter[y, x, 1])) for y in range(4) for x in range(6)]
+    levels = [image, image[::2, ::2]]
+    path = write_mirax(tmp_path / "a.mrxs", levels, 0.25, lossless=True, positions=places)
+    expected = np.full((4 * 56 + 8, 6 * 56 + 8, 3), (0x10, 0x20, 0x30), np.uint8)
+    for (x, y), tile in zip(places, tiles(image), strict=True):
+        part = expected[y : y + TILE, x : x + TILE]
+        part[:] = tile[: part.shape[0], : part.shape[1]]
+    np.testing.assert_array_equal(np.moveaxis(read(path), 0, -1), expected)
+    # Of the second level, photographs lie at half pixels: whatever becomes of them, it is the same in every box.
+    with open_source(path, level=1) as source:
+        pixels = whole(source)
+        np.testing.assert_array_equal(whole(source, 37), pixels)
+        box = Box(start=(11, 29), stop=(90, 58))
+        np.testing.assert_array_equal(source.read(box), pixels[(..., *box.slices)])
+
+
 @pytest.mark.parametrize("ending", SCANNERS)
-def test_a_damaged_slide_of_a_scanner_is_one_line(tmp_path: Path, ending: str) -> None:
+def test_a_slide_of_a_scanner_that_was_cut_is_one_line(tmp_path: Path, ending: str) -> None:
     write, shape, _ = SCANNERS[ending]
-    path = write(tmp_path / f"a.{ending}", [picture(*shape)], 0.5, lossless=False)
-    files = sorted((tmp_path / "a").glob("*")) or [path]
+    image = picture(*shape)
+    levels = [image, image[::2, ::2]] if ending == "vmu" else [image]
+    path = write(tmp_path / f"a.{ending}", levels, 0.5, lossless=ending not in JPEG)
+    files = [*(tmp_path / "a").glob("*")] or [*tmp_path.glob("whole.ngr")] or [path]
     for file in files:
         data = file.read_bytes()
-        for kept in (0.02, 0.5, 0.999):
+        for kept in (0.02, 0.5, 0.9):
             file.write_bytes(data[: int(kept * len(data))])
             assert "is damaged or not supported (OpenSlide: " in refused(path)
         file.write_bytes(data)
-    # The middle of a tile's JPEG is gone.
-    pixels = max(files, key=lambda file: file.stat().st_size)
+    read(path)
+    files[-1].unlink()
+    assert ("OpenSlide: " if path.exists() else "no such file") in refused(path)
+
+
+@pytest.mark.parametrize("ending", JPEG)
+def test_a_slide_whose_jpeg_was_overwritten_is_one_line(tmp_path: Path, ending: str) -> None:
+    write, shape, _ = SCANNERS[ending]
+    path = write(tmp_path / f"a.{ending}", [picture(*shape)], 0.5, lossless=False)
+    pixels = max((file for file in tmp_path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
     data = bytearray(pixels.read_bytes())
     begin = data.index(b"\xff\xda", len(data) // 3) + 20
     data[begin : begin + 200] = bytes(200)
     pixels.write_bytes(data)
     assert "is damaged or not supported (OpenSlide: " in refused(path)
-    for file in files:
-        file.unlink()
-    assert ("no such file" if files == [path] else "Unsupported or missing image file") in refused(path)
+
+
+def test_a_codec_that_openslide_does_not_have_is_named(tmp_path: Path) -> None:
+    path = write_zeiss(tmp_path / "a.czi", [picture(64, 64)], 0.5, lossless=False)
+    assert "OpenSlide: JPEG XR compression is not supported" in refused(path)
 
 
 def test_two_readers_agree_on_every_pixel_without_loss(tmp_path: Path) -> None:
