@@ -29,4 +29,5 @@ def test_every_model_and_ingested_image_has_a_line(chain: Chain, tmp_path: Path)
     assert "expected at least" in lines[2]
     expected = plan_tiles([UnetSpec(depth=2, base_width=4)], PredictSpec(), shape=(90, 90))
     assert cells[1][2:7] == ["90", "90", str(expected.core_px), str(expected.window_px), "1"]
+    assert cells[1][7:9] == [f"{n / 1e9:.2f}" for n in (expected.host_bytes, expected.device_bytes)]
     assert cells[1][-1] == f"{expected.work:.3f}"
