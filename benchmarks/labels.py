@@ -1,11 +1,14 @@
 """Objects of a slide: labelling core by core against labelling in one piece, and the memory of the whole stage.
 
-Run: python benchmarks/labels.py [--side 20000] [--objects 100000] [--core 1024] [--chunkings 20] [--sides 4096 16384]
+Run: python benchmarks/labels.py [--side 20000] [--dask-side 5000] [--objects 100000] [--core 1024] [--chunkings 20]
+    [--sides 4096 16384]
 Peers, left out where they are not installed: pip install connected-components-3d dask-image
 
 The mask is made up: as many discs as wanted, and a comb whose teeth span the slide. Labels are held against scipy's,
-up to renaming, for cores of one size and for random chunkings. Wall times are of one turn after compilation. The stage
-runs in a process of its own, on probabilities that say what the mask says; its peak memory is what the kernel counted.
+up to renaming, for cores of one size and for random chunkings. Wall times are the best of three turns behind the
+compilation; that of dask-image is of one turn on a smaller slide (--dask-side), for it takes minutes on the large one.
+The stage runs in a process of its own, on probabilities that say what the mask says; its peak memory is what the kernel
+counted.
 """
 
 import argparse
@@ -73,28 +76,38 @@ def same(one: Labels, other: Labels) -> bool:
     return bool(np.array_equal(names[other], one)) and len(np.unique(names)) == count + 1
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """Wall time of a call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def seconds(call: Callable[[], Any], turns: int = 3) -> float:
+    """Shortest wall time of some calls."""
+    taken = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
-def peers(mask: NDArray[np.bool_], core: int) -> dict[str, Callable[[], Any]]:
-    """What else labels a mask, as far as it is installed."""
-    found: dict[str, Callable[[], Any]] = {"scipy, one piece": lambda: ndimage.label(mask)}
-    for name, module in (("cc3d, one piece", "cc3d"), ("dask-image", "dask_image.ndmeasure")):
-        try:
-            peer: Any = importlib.import_module(module)
-        except ImportError:
-            print(f"{name}: not installed")
-            continue
-        if module == "cc3d":
-            found[name] = lambda peer=peer: peer.connected_components(mask, connectivity=4)
-        else:
+def compared(side: int, objects: int, core: int, with_dask: bool) -> NDArray[np.bool_]:
+    """Label a mask of a side by cores, by one peer after another where it is installed, and print; the mask."""
+    mask = made_up(0, 0, side, side, side, side / math.sqrt(objects))
+    ends = [*range(core, side, core), side]
+    ours = seconds(lambda: core_by_core(mask, ends, ends))
+    print(f"{side} x {side} px, {core_by_core(mask, ends, ends).max()} objects: core by core {ours:.2f} s", flush=True)
+    calls: dict[str, Callable[[], Any]] = {} if with_dask else {"scipy": lambda: ndimage.label(mask)}
+    module = "dask_image.ndmeasure" if with_dask else "cc3d"
+    try:
+        peer: Any = importlib.import_module(module)
+    except ImportError:
+        print(f"{module}: not installed")
+    else:
+        if with_dask:
             array = importlib.import_module("dask.array").from_array(mask, chunks=core)
-            found[name] = lambda peer=peer, array=array: peer.label(array)[0].compute()
-    return found
+            calls["dask-image"] = lambda: peer.label(array)[0].compute()
+        else:
+            calls["cc3d"] = lambda: peer.connected_components(mask, connectivity=4)
+    for name, call in calls.items():
+        taken = seconds(call, turns=1 if with_dask else 3)
+        print(f"{name}, {side} px: {taken:.2f} s; core by core takes {ours / taken:.2f} times that", flush=True)
+    return mask
 
 
 def stored(folder: Path, side: int, pitch: float, core: int) -> list[str]:
@@ -134,6 +147,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=20000)
+    parser.add_argument("--dask-side", type=int, default=5000, help="side of dask-image's slide, 0 for none")
     parser.add_argument("--objects", type=int, default=100000)
     parser.add_argument("--core", type=int, default=1024)
     parser.add_argument("--chunkings", type=int, default=20)
@@ -141,13 +155,11 @@ def main() -> None:
     options = parser.parse_args()
     side, pitch, rng = options.side, options.side / math.sqrt(options.objects), np.random.default_rng(1)
     core_by_core(made_up(0, 0, 64, 64, 64, 8.0), [64], [64])
-    mask = made_up(0, 0, side, side, side, pitch)
-    ends = [*range(options.core, side, options.core), side]
-    ours = seconds(lambda: core_by_core(mask, ends, ends))
-    print(f"{side} x {side} px, {core_by_core(mask, ends, ends).max()} objects")
-    print(f"core by core: {ours:.2f} s")
-    for name, call in peers(mask, options.core).items():
-        print(f"{name}: {(taken := seconds(call)):.2f} s; core by core takes {ours / taken:.2f} times that")
+    if options.dask_side:
+        # As many objects for each pixel.
+        fewer = max(1, round(options.objects * (options.dask_side / side) ** 2))
+        compared(options.dask_side, fewer, options.core, with_dask=True)
+    mask = compared(side, options.objects, options.core, with_dask=False)
     expected = ndimage.label(mask)[0].astype(np.uint32)
     for number in range(options.chunkings):
         ys, xs = ([*sorted({*rng.integers(1, side, 8 + number).tolist()}), side] for _ in "yx")

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
-from unetpipe.manifests import write_file
 from unetpipe.progress import TileProgress
 from unetpipe.signals import stop_if_asked
 
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Unfinished:
-    """Arrays of cores, in small durable files that tell when they are damaged.
+    """Arrays of cores, in small files that tell when they are damaged.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ class Unfinished:
             yield arrays
 
     def passed(self, core: Box, *, is_new: bool) -> None:
-        """Take note that a core is durable, computed just now or before.
+        """Take note that a core is saved, computed just now or before.
 
         Raises
         ------
@@ -93,11 +92,14 @@ class Unfinished:
 
 
 def keep(path: Path, arrays: Arrays) -> None:
-    """Write arrays durably, behind the SHA-256 of all that follows."""
+    """Write arrays whole or not at all, behind the SHA-256 of all that follows."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     content = buffer.getvalue()
-    write_file(path, hashlib.sha256(content).digest() + content)
+    partial = path.with_name(f"{path.name}.partial")
+    # Not synced, which would take longer than many a core: what a power cut takes of it is told by the digest.
+    partial.write_bytes(hashlib.sha256(content).digest() + content)
+    partial.replace(path)
 
 
 def kept(path: Path) -> dict[str, NDArray[Any]] | None:
