@@ -73,6 +73,8 @@ class TrainingState:
         One row per validation: step, learning rate, training loss, and what validation gave.
     best : dict of str to Tensor
         Parameters of the best validation so far; empty before the first.
+    circumstances : list of dict
+        What equal bits depend on, of each kind of run that had a part in this state.
     compiled : callable or None
         The network's compiled form, with the same parameters; None if there is none.
     """
@@ -91,6 +93,7 @@ class TrainingState:
     retreats: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    circumstances: list[dict[str, Any]] = field(default_factory=list)
     compiled: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -105,7 +108,9 @@ class TrainingState:
 
 
 # What of the state is plain JSON data.
-PLAIN = ("step", "loss_sum", "losses", "norms", "skipped", "flat", "anchor", "retreats", "history")
+PLAIN = (
+    "step", "loss_sum", "losses", "norms", "skipped", "flat", "anchor", "retreats", "history", "circumstances",
+)  # fmt: skip
 
 
 def start(network: nn.Module, spec: TrainSpec, device: torch.device) -> TrainingState:

@@ -31,6 +31,7 @@ from unetpipe.networks import build_network
 from unetpipe.signals import asked
 from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
+from unetpipe.steps import train as stage
 from unetpipe.steps.train import seen_side, train
 
 from .conftest import NETWORK, TRAIN, Chain
@@ -206,6 +207,28 @@ def test_without_validation_images_the_last_parameters_are_kept(chain: Chain, tm
     facts = read_manifest(output).facts
     assert facts["kept_step"] == 12
     assert set(facts["history"][-1]) == {"step", "learning_rate", "loss"}
+
+
+def test_the_card_tells_of_every_run_that_had_a_part(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped behind the first step, and ended on another processor."""
+    call = {"output": tmp_path / "models" / "m.json", "spec": TRAIN, "code": "t@1", "threads": 1}
+    for kind in ("old", "new"):
+        monkeypatch.setattr(stage, "host_facts", {"instructions": kind}.copy)
+        asked.set()
+        try:
+            with pytest.raises(Interrupted):
+                train([chain[name] for name in INPUTS], **call)
+        finally:
+            asked.clear()
+    monkeypatch.setattr(stage, "host_facts", {"instructions": "old"}.copy)
+    train([chain[name] for name in INPUTS], **call)
+    card = json.loads((tmp_path / "models" / "m" / "card.json").read_text())
+    assert [run["instructions"] for run in card["circumstances"]] == ["old", "new"]
+    assert {run["compiled"] for run in card["circumstances"]} == {False}
+    # What is predicted with these parameters depends on no card.
+    assert read_manifest(tmp_path / "models" / "m.json").content == read_manifest(chain["models/m"]).content
 
 
 @pytest.mark.parametrize("moment", ["append", "write_line", "publish", "write_manifest"])
