@@ -2,11 +2,12 @@
 # make slurm: what `make run` installs, and what a SLURM cluster needs beside it.
 # make cluster: the workflow through a SLURM that it starts; root, slurm-wlm and munge are needed.
 # make faults: kills, full disks, damage and more, many times: an hour; writes docs/faults.md.
+# make viewers: what napari's reader and another validator make of our OME-Zarr, in an environment of their own.
 # make lock: resolve the lock files anew.  make sbom: list what they install, with hashes and licences.
-# make clean: remove .venv and caches, never results/.
+# make clean: remove environments and caches, never results/.
 .POSIX:
 .SILENT:
-.PHONY: run test slurm cluster faults lint style types lock sbom clean
+.PHONY: run test slurm cluster faults viewers lint style types lock sbom clean
 
 PYTHON = python3
 VENV = .venv
@@ -30,6 +31,9 @@ cluster: $(VENV)/.installed-dev
 faults: $(VENV)/.installed-dev
 	$(ENTER) && UNETPIPE_FAULTS_TABLE=docs/faults.md OMP_NUM_THREADS=1 pytest -q -m 'faults or not faults' \
 		-n $$(($$(nproc) + 1)) --dist worksteal tests/faults; code=$$?; cat docs/faults.md; exit $$code
+
+viewers: $(VENV)/.installed-dev .venv-viewers/.installed
+	$(ENTER) && pytest -q tests/test_viewers.py
 
 lint: style types
 
@@ -75,6 +79,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed-slurm $(VENV)/.compiled requirements-
 	$(COMPILE)
 	touch $@
 
+.venv-viewers/.installed: tests/viewers.txt
+	$(PYTHON) -m venv --clear .venv-viewers
+	.venv-viewers/bin/python -m pip --disable-pip-version-check install -qq --no-compile --no-deps -r tests/viewers.txt
+	touch $@
+
 lock:
 	.ci/lock $(UPGRADE)
 
@@ -82,5 +91,5 @@ sbom: $(VENV)/.installed
 	for lock in cpu cuda slurm dev; do $(VENV)/bin/python .ci/sbom.py requirements-$$lock.lock >sbom-$$lock.json; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-viewers .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find unetpipe tests benchmarks workflow -name __pycache__ -prune -exec rm -rf {} +

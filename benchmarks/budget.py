@@ -19,7 +19,7 @@ from memory import model, stage
 from unetpipe.ledgers import open_ledger
 from unetpipe.planning import plan_tiles
 from unetpipe.slides import create_plane
-from unetpipe.specs import IngestSpec, UnetSpec
+from unetpipe.specs import IngestSpec, PredictSpec, UnetSpec
 
 
 def noise(path: Path, channels: int, shape: tuple[int, int]) -> Path:
@@ -45,7 +45,7 @@ def main() -> None:
     given = parser.parse_args()
     for channels in given.channels:
         spec = replace(UnetSpec(), channels=channels)
-        plan = plan_tiles([spec], memory_gb=given.gb)
+        plan = plan_tiles([spec], PredictSpec(memory_gb=given.gb))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             trained = model(folder / "models" / "m.json", spec)

@@ -74,7 +74,9 @@ def split(
         return core_basins(*windows, core=box, image_width=shape[1], connectivity=connectivity, depth=depth)
 
     boxes = [Box(start=(y0, x0), stop=(y1, x1)) for y0, y1 in pairwise(ys) for x0, x1 in pairwise(xs)]
-    objects = resolve_basins([basins(box)[1] for box in boxes], depth=depth, min_area_px=area)
+    # As they are kept between two runs.
+    records = [CoreBasins.from_arrays(basins(box)[1].to_arrays()) for box in boxes]
+    objects = resolve_basins(records, depth=depth, min_area_px=area)
     found = np.zeros(shape, np.uint32)
     for box, lookup in zip(boxes, objects.lookups, strict=True):
         own, record = basins(box)

@@ -58,15 +58,16 @@ def test_bad_samples_are_listed_all_at_once(project: Path) -> None:
     Path("a.tif").write_bytes(b"no picture")
     tifffile.imwrite("b_labels.tif", LABELS[:50])
     with Path("s.tsv").open("a") as sheet:
-        sheet.write("\nc\tabsent.tif\t\tpredict\n")
+        sheet.write(f"\nc\tabsent.tif\t\tpredict\nd\t{300 * 'd'}.tif\t\tpredict\n")
     tables: list[str] = []
-    with pytest.raises(SourceError, match=r"a: a.tif: is of an unknown format.*; 2 more: see results/doctor/all/table"):
+    with pytest.raises(SourceError, match=r"a: a.tif: is of an unknown format.*; 3 more: see results/doctor/all/table"):
         checkup(Path("c.yaml"), output=ALL, tell=tables.append)
     text = Path("results/doctor/all/table.tsv").read_text()
     assert tables == [shown(text)]
     assert "error: a.tif: is of an unknown format" in text
     assert "error: b_labels.tif: expected the image's size of 60 x 60 px, came 50 x 60 px" in text
     assert "error: image: no such file: absent.tif" in text
+    assert "ddd.tif cannot be looked at" in text
     assert not ALL.exists()
 
 

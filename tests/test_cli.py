@@ -1,5 +1,8 @@
 """The command line as people meet it."""
 
+import dataclasses
+import json
+import keyword
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +11,9 @@ import pytest
 import tifffile
 from numpy import arange, uint8
 
-from unetpipe import __version__
-from unetpipe.config import STAGE_SPECS
+from unetpipe import __version__, cli
+from unetpipe.cli import chosen
+from unetpipe.config import STAGE_SPECS, read_config
 from unetpipe.fingerprint import fingerprint
 from unetpipe.manifests import read_manifest
 
@@ -35,6 +39,8 @@ def test_help_names_every_stage_and_imports_nothing_heavy() -> None:
 def test_every_stage_explains_itself(verb: str) -> None:
     found = unetpipe(verb, "--help")
     assert found.returncode == 0
+    words = getattr(cli, verb + "_" * keyword.iskeyword(verb)).__doc__
+    assert words.splitlines()[0] in " ".join(found.stdout.split())
     assert "--spec" in found.stdout
 
 
@@ -51,6 +57,28 @@ def test_a_stage_runs_alone_with_its_own_fingerprint_and_log(tmp_path: Path) -> 
     assert log.exists()
     again = unetpipe("ingest", str(tmp_path / "a b (1).tif"), "--output", str(output))
     assert "already done with exactly these inputs" in again.stderr
+
+
+@pytest.mark.parametrize("copies", [2, 0])
+def test_what_runs_is_counted_by_hand_as_in_the_workflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.tsv").write_text("sample\timage\tannotation\tsplit\na\ta.tif\ta.tif\ttrain\n")
+    models = {"d": {"network": {"family": "dilated_unet", "depth": 1, "form": "valid"}}, "u": {"network": {"depth": 1}}}
+    sections = {"augment": {"copies": copies, "input_px": 60}, "ensembles": {"e": ["d", "u"]}}
+    config = read_config({"samples": "s.tsv", "models": models} | sections)
+    for name, stage, facts in [
+        ("patches", "augment", {"count": copies}),
+        *((name, "train", {"network": dataclasses.asdict(model.network)}) for name, model in config.models.items()),
+    ]:
+        content = {"schema": 2, "version": "", "stage": stage, "spec": {}, "code": "", "inputs": {}, "content": ""}
+        Path(f"{name}.json").write_text(json.dumps(content | {"facts": facts, "objects": {}, "digests": {}}))
+    for name, model in config.models.items():
+        assert chosen(model.spec, [Path("patches.json")]) == config.training_modules(name)
+    both = [Path(f"{name}.json") for name in config.members("e")]
+    assert chosen(config.sections["predict"], both) == config.network_modules("e")
+    assert len(both) == 2
 
 
 @pytest.mark.parametrize(

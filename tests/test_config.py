@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from remedies import has_remedy
 from snakemake.utils import update_config
 
 from unetpipe import reference
@@ -53,9 +54,35 @@ def test_memory_of_a_prediction_follows_from_its_plan(config) -> None:
     assert [1300 < found[0].predict_mb("m") <= 1908, 9000 < found[1].predict_mb("m") <= 15259] == [True, True]
     assert found[0].plan("m").core_px < found[1].plan("m").core_px
     assert config(predict={"core_px": 64}).plan("m", (300, 500)).cores == 40
+    card = config(models=wide, augment={"input_px": 572}, predict={"gpu_memory_gb": 80})
+    assert card.plan("m").core_px == 4096 and 3000 < card.predict_mb("m") <= 3815, "the process keeps to 4 GB"
     whole = {"m": {"network": {"family": "dilated_unet", "form": "printed", "depth": 2, "base_width": 4}}}
     untiled = config(models=whole, augment={"input_px": 100})
     assert untiled.predict_mb("m") == 3815, "4 GB, since the image is not known yet"
+
+
+def test_an_imported_network_asks_for_the_whole_budget_and_the_classes_of_the_project(config) -> None:
+    """A prediction plans for what the file says, and keeps to the budget; how large it is, no key tells."""
+    models = {"m": {"network": {"depth": 2, "base_width": 4}}, "public": {"weights": "pyproject.toml"}}
+    found = config(models=models, ensembles={"both": ["m", "public"]}, classes=["a", "b", "c"])
+    assert found.models["public"].network.classes == 3
+    assert [found.predict_mb(name) for name in ("public", "both")] == [3815, 3815] > [found.predict_mb("m")] * 2
+    given = config(models=models, predict={"core_px": 64})
+    assert given.predict_mb("public") == -(-given.plan("public").host_bytes // 2**20) < 3815
+
+
+def test_results_tell_no_folder_of_this_machine(config, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    document = {"models": {"m": {"weights": str(tmp_path / "w.pth")}}, "simulate": {"folder": f"{tmp_path}/drawn"}}
+    found = config(**document)
+    told = json.loads(json.loads(found.spec("report"))["config"])
+    assert (told["samples"], told["models"], told["simulate"]) == (
+        "samples.tsv",
+        {"m": {"weights": "w.pth"}},
+        {"folder": "drawn"},
+    )
+    assert not [stage for stage in ("report", "import", "doctor") if str(tmp_path) in found.spec(stage, "m")]
+    assert found.document["models"] == document["models"] and found.simulated == document["simulate"]["folder"]
 
 
 def test_the_doctor_looks_at_what_trainings_are_made_of_and_at_all(config) -> None:
@@ -116,16 +143,16 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ),
         (
             {"models": {"m": {"network": {"family": 3}}}},
-            "m.network.family: unknown family '3'; known: unet, padded_unet",
+            "m.network.family: unknown family '3'; use one of unet, padded_unet",
         ),
-        ({"doctor": {"zzz": 1}}, "doctor.zzz: unknown key 'zzz'; known: stop$"),
+        ({"doctor": {"zzz": 1}}, "doctor.zzz: unknown key 'zzz'; use one of stop$"),
         (
             {"models": {"m": {"network": {"zzz": 1}}}},
-            "network.zzz: unknown key 'zzz'; known: family, form, depth, base_width, activation, init, channels, head",
+            "network.zzz: unknown key 'zzz'; use one of family, form, depth, base_width, activation, init, channels",
         ),
         (
             {"models": {"m": {"network": {"family": "padded_unet", "depth": 2}}}},
-            "m.network.depth: unknown key 'depth'; known: family, features",
+            "m.network.depth: unknown key 'depth'; use one of family, features",
         ),
         (
             {"models": {"m": {"network": {"family": "dilated_unet", "form": "exact"}}}},
@@ -149,7 +176,7 @@ def test_ways_of_saving_a_sheet_do_not_count(config, change: str) -> None:
         ({"models": {"../m": {"weights": "pyproject.toml"}}}, "name '../m' is not usable"),
         ({"folds": 1}, "folds: expected 0 or a whole number from 2 on, came 1"),
         ({"folds": 2}, "folds: expected at most one per training sample .1., came 2"),
-        ({"ensembles": {"e": ["n"]}}, "ensembles.e: unknown model 'n'; known: m"),
+        ({"ensembles": {"e": ["n"]}}, "ensembles.e: unknown model 'n'; use one of m"),
         ({"ensembles": {"e": []}}, "ensembles.e: expected a list of models, came none"),
         ({"ensembles": {"m": ["m"]}}, "ensembles.m: there is a model of this name"),
         ({"ensembles": {"e": "m"}}, "ensembles.e: expected a list of names, came 'm'"),
@@ -170,7 +197,7 @@ def test_mistakes_in_the_configuration(config, sections: dict[str, object], said
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError, match=said) as caught:
         config(**sections)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and has_remedy(str(caught.value)), caught.value
     assert len(str(caught.value)) <= 290
 
 
@@ -365,7 +392,7 @@ HEADER = "sample\timage\tannotation\tsplit\n"
 def test_mistakes_in_the_sheet(config, sheet: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         config(sheet)
-    assert "samples.tsv" in str(caught.value)
+    assert "samples.tsv" in str(caught.value) and has_remedy(str(caught.value)), caught.value
 
 
 HOSTILE = [

@@ -77,7 +77,7 @@ def test_the_family_counts_where_it_is_named() -> None:
 def test_no_network_is_trained_anew_for_what_no_training_runs() -> None:
     closure = import_closure("unetpipe.steps.train")
     others = ["annotations", "polygons", "tissue", "resampling", "augment", "warp", "weights", "labels", "instances"]
-    others += ["planning", "passes", "needs", "predictor", "workers", "fingerprint", "config", "cli", "draws"]
+    others += ["needs", "predictor", "workers", "fingerprint", "config", "cli", "draws"]
     others += ["steps." + path.stem for path in (ROOT / "steps").glob("*.py") if path.stem not in ("__init__", "train")]
     assert [name for name in others if f"unetpipe.{name}" in closure] == []
 

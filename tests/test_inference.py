@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from unetpipe import inference
 from unetpipe.errors import GeometryError, ModelError
 from unetpipe.geometry import Box, TileGrid, mirror, unet_geometry
 from unetpipe.inference import Forward, predict_image, predict_tiles, read_window, source_box, source_boxes
@@ -153,6 +154,29 @@ def test_out_of_memory_halves_the_tiles_and_goes_on(error: type[Exception]) -> N
     found = predict_image(network, image, SPEC.geometry, core_side=64, device=CPU)
     assert np.abs(found - whole).max() < 1e-6
     assert network.refused == 1, "the smaller tile is kept"
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("CUDA error: out of memory")]
+)
+def test_out_of_memory_while_uploading_halves_the_tiles_too(error, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that has room for windows of 76 px: those of 64 px cores have 104, those of their halves 72."""
+    image = np.random.default_rng(9).random((1, 150, 131), dtype=np.float32)
+    whole = predict_image(NETWORK, image, SPEC.geometry, core_side=64, device=CPU)
+    sides = []
+
+    def upload(array: NDArray[np.float32], device: torch.device) -> torch.Tensor:
+        sides.append(max(array.shape))
+        if sides[-1] > 76:
+            raise error
+        return torch.from_numpy(array)
+
+    monkeypatch.setattr(inference, "upload", upload)
+    found = predict_image(NETWORK, image, SPEC.geometry, core_side=64, device=CPU)
+    assert np.abs(found - whole).max() < 1e-6
+    assert 72 in sides and sides.count(104) <= 10, "nine whole windows, and once more before the tile is halved"
+    with pytest.raises(ModelError, match="out of memory with tiles of 50 px"):
+        predict_image(NETWORK, image[:, :50, :50], replace(SPEC.geometry, tileable=False), core_side=52, device=CPU)
 
 
 def test_out_of_memory_with_the_smallest_tile_ends_in_one_line() -> None:

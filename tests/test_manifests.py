@@ -2,18 +2,21 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from unetpipe.errors import Interrupted, StoreError
 from unetpipe.ledgers import open_ledger
-from unetpipe.manifests import read_manifest, store_path, write_file
+from unetpipe.manifests import FOLDERS, read_manifest, store_path, write_file
 from unetpipe.signals import asked, listen
+from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import WeighSpec
 
 DEFAULT = WeighSpec()
@@ -97,6 +100,38 @@ def test_a_damaged_store_is_noticed_before_use_and_made_anew(output: Path, harm:
     read_manifest(output, stage="weigh")
 
 
+def write_shards(output: Path, stage: str, *, stop_behind: int = 4) -> list[str]:
+    """A stage that fills an array of four shards; returns those that it had to write."""
+    done = []
+    with open_ledger(output, stage=stage, spec=DEFAULT, code="1") as ledger:
+        plane = create_plane(ledger.store / "0", shape=(2, 30, 30), dtype=np.uint8, shard_side=16)
+        for unit, box in plane.iter_shards():
+            if unit not in ledger:
+                if len(done) == stop_behind:
+                    raise RuntimeError("killed")
+                ledger.append(unit, plane.write_shard(box, np.ones((2, *box.shape), np.uint8)))
+                done.append(unit)
+        ledger.publish({})
+    return done
+
+
+@pytest.mark.parametrize("harm", ["delete", "cut off", "empty"])
+@pytest.mark.parametrize("stage", ["predict", "ingest"])
+def test_a_shard_that_an_unfinished_store_has_lost_is_made_again(tmp_path: Path, stage: str, harm: str) -> None:
+    undisturbed, output = (tmp_path / name / FOLDERS[stage][0] / "m" / "a.json" for name in ("one", "two"))
+    units = write_shards(undisturbed, stage)
+    with pytest.raises(RuntimeError):
+        write_shards(output, stage, stop_behind=3)
+    shard = store_path(output, stage) / "0" / "c" / "0" / "0" / "1"
+    if harm == "delete":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-1] if harm == "cut off" else b"")
+    assert write_shards(output, stage) == ([units[1], units[3]] if stage == "predict" else units)
+    assert output.read_bytes() == undisturbed.read_bytes()
+    assert open_plane(read_manifest(output).store / "0").read_whole().all()
+
+
 def test_manifests_do_not_depend_on_place_or_time(tmp_path: Path) -> None:
     paths = [tmp_path / name / "weights" / "a.json" for name in ("one", "two")]
     for path in paths:
@@ -150,12 +185,14 @@ def test_a_second_process_waits_and_then_returns_early(output: Path) -> None:
         command = [sys.executable, "-c", SECOND, str(output)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
             assert second.stderr is not None
-            assert "another process works on this result" in second.stderr.readline()
+            said = second.stderr.readline()
             assert second.poll() is None
             ledger.append("0/0/0", "d")
             ledger.publish({})
             ledger.file.close()
             assert second.wait(30) == 0
+    assert f"another process works on this result (process {os.getpid()} on {platform.node()}, since " in said
+    assert sorted(path.name for path in output.parent.iterdir()) == ["cell.01.json", "cell.01.ledger", "cell.01.zarr"]
 
 
 def test_a_request_to_stop_is_heard_behind_a_unit(output: Path) -> None:

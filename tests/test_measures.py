@@ -7,7 +7,17 @@ from skimage.measure import label, regionprops
 
 from unetpipe.errors import GeometryError
 from unetpipe.geometry import Box
-from unetpipe.measures import add_block, framed, in_um, intensity_scale, no_sums, properties, whole_numbers
+from unetpipe.measures import (
+    add_block,
+    add_sums,
+    framed,
+    in_um,
+    intensity_scale,
+    labels_of_block,
+    no_sums,
+    properties,
+    whole_numbers,
+)
 
 FULL = 65535
 CHANNELS = ("a", "b")
@@ -76,6 +86,28 @@ def test_blocks_and_their_order_do_not_matter(scene: tuple[Any, Any, Any], side:
     reference = measured(*scene, side=75)
     for order in (1, -1):
         assert np.array_equal(measured(*scene, side=side, order=order), reference)
+
+
+@pytest.mark.parametrize("at", [(0, 0), (2**20 - 60, 2**20 - 75)])
+def test_sums_of_blocks_add_up_to_those_of_the_whole(scene: tuple[Any, Any, Any], at: tuple[int, int]) -> None:
+    labels, probability, image = scene
+    reference, shape = measured(*scene, side=75, at=at), labels.shape
+    # As if many such pixels had been there before.
+    reference[:, [3, 5, 7]] += 2**62 - 2**42
+    over = reference[:, [3, 5, 7]] // 2**62
+    reference[:, [3, 5, 7]] %= 2**62
+    reference[:, [4, 6, 8]] += over
+    sums = no_sums(len(reference), 2)
+    sums[:, [3, 5, 7]] += 2**62 - 2**42
+    for y in range(0, 60, 17):
+        for x in range(0, 75, 17):
+            box = Box(start=(y, x), stop=(y + 17, x + 17)).clipped(shape)
+            objects, names = labels_of_block(framed(labels[box.grown(1).clipped(shape).slices], box, shape))
+            block, place = no_sums(len(objects), 2), box.relative_to((-at[0], -at[1]))
+            add_block(block, names, probability[box.slices], image[:, *box.slices], box=place)
+            add_sums(sums, block, objects)
+    assert np.array_equal(sums, reference)
+    assert over.any() == (at != (0, 0))
 
 
 def test_no_digit_is_lost_at_the_far_end_of_the_largest_image(scene: tuple[Any, Any, Any]) -> None:

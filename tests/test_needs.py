@@ -10,6 +10,7 @@ from unetpipe.config import Config, read_config
 from unetpipe.footprint import step_bytes
 from unetpipe.needs import LONGEST_MIN, needs, requests, step_mb, unpacked_mb
 from unetpipe.netspecs import DilatedUnetSpec, KerasUnetSpec, PaddedUnetSpec, UnetSpec
+from unetpipe.planning import plan_whole
 from unetpipe.specs import TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +59,24 @@ def test_every_attempt_asks_for_more(default: Config) -> None:
     first, second = ([asked[name](wildcards, attempt) for name in names] for attempt in (1, 2))
     assert second == [2 * value for value in first]
     assert asked["runtime"](wildcards, 99) == LONGEST_MIN
+
+
+def test_what_is_held_as_a_whole_is_asked_for(default: Config, tmp_path: Path) -> None:
+    """A validation image of 10 Mpx, seen as a whole by a network that cannot be tiled, and thinned scores of it."""
+    path, sheet = tmp_path / "v.tif", tmp_path / "samples.tsv"
+    with path.open("wb") as file:
+        file.truncate(5_000_000)
+    rows = [f"{name}\t{path}\t{path}\t{split}" for name, split in (("a", "train"), ("v", "val"), ("t", "test"))]
+    sheet.write_text("\n".join(["sample\timage\tannotation\tsplit", *rows]))
+    forms = {form: {"network": {"family": "dilated_unet", "form": form}} for form in ("printed", "aligned")}
+    config = read_config(default.document | {"samples": str(sheet), "models": forms})
+    whole, tiled = (needs(config, "train", model=name).mem_mb for name in forms)
+    side = 3163
+    expected = plan_whole(config.models["printed"].network, (side, side)).host_bytes / 1e6
+    # Maps of 64 channels and more, each taken twice.
+    assert expected > 2 * 4 * 64 * 10 and whole - tiled == pytest.approx(expected - 500, abs=2)
+    thinned = needs(config, "evaluate", sample="t", model="printed").mem_mb
+    assert thinned == 1500 + 40 * 10
 
 
 def test_larger_networks_ask_for_more_and_slides_for_no_more_memory(default: Config, tmp_path: Path) -> None:

@@ -57,6 +57,33 @@ def test_a_copy_is_valid_and_holds_the_same_pixels(tmp_path: Path, data_folder: 
         assert source.channel_names == (("DAPI", "GFP") if coloured is None else ())
 
 
+@pytest.mark.parametrize("coloured", [None, 0, 3])
+def test_a_copy_keeps_the_rules_of_bio_formats_by_which_qupath_reads(tmp_path: Path, coloured: int | None) -> None:
+    pyramid(tmp_path / "new", coloured)
+    write_old_pyramid(tmp_path / "new", tmp_path / "old")
+    attributes = json.loads((tmp_path / "old" / ".zattrs").read_text())
+    [multiscale] = attributes["multiscales"]
+    axes = multiscale["axes"]
+    # The last of t, c, z, y and x in this order: what is missing is one plane, and comes first.
+    assert [axis["name"] for axis in axes] == (["c"] if coloured is None else []) + ["y", "x"]
+    assert [axis["type"] for axis in axes[-2:]] == ["space"] * 2
+    assert [axis["unit"] for axis in axes[-2:]] == ["micrometer"] * 2
+    levels = [
+        json.loads((tmp_path / "old" / level["path"] / ".zarray").read_text()) for level in multiscale["datasets"]
+    ]
+    assert [level["shape"][-1] for level in levels] == [200, 100], "the finest comes first"
+    for level in levels:
+        assert {"dimension_separator": "/", "filters": None, "order": "C", "zarr_format": 2}.items() <= level.items()
+        # JZarr knows no other codecs, and no integers of 64 bits without a sign.
+        assert level["compressor"]["id"] in ("zlib", "blosc") and level["dtype"] in ("|u1", "<u2", "<u4", "<f4")
+    for channel in attributes.get("omero", {}).get("channels", []):
+        assert channel["active"] is True and len(bytes.fromhex(channel["color"])) == 3 and channel["label"]
+        assert {type(channel["window"][end]) for end in ("min", "max", "start", "end")} <= {int, float}
+        assert "coefficient" not in channel, "a whole number ends the reading"
+    assert all(type(one["label-value"]) is int for one in attributes.get("image-label", {}).get("colors", []))
+    assert ("omero" in attributes) == (coloured is None) and ("image-label" in attributes) == (coloured is not None)
+
+
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
     pyramid(tmp_path / "new", 0)
     (tmp_path / "old").mkdir()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME_LOCKS = ["requirements-cpu.lock", "requirements-cuda.lock"]
 LOCKS = [*RUNTIME_LOCKS, "requirements-dev.lock", "requirements-slurm.lock"]
-# Whoever exports to ONNX, or reads the slides that only OpenSlide (LGPL) reads, installs them.
+# Whoever exports to ONNX, or reads the slides that only OpenSlide (LGPL) reads, installs them; OpenSlide is tested.
 UNLOCKED_EXTRAS = {"onnx", "slides"}
 
 
@@ -61,7 +61,9 @@ def test_slurm_lock_holds_only_what_it_adds() -> None:
 
 
 def test_dev_lock_holds_the_dev_group() -> None:
-    assert {distribution(requirement) for requirement in PYPROJECT["dependency-groups"]["dev"]} <= pins(LOCKS[2]).keys()
+    dev = PYPROJECT["dependency-groups"]["dev"]
+    assert {distribution(requirement) for requirement in dev} <= pins(LOCKS[2]).keys()
+    assert set(PYPROJECT["project"]["optional-dependencies"]["slides"]) <= set(dev)
     assert PYPROJECT["dependency-groups"]["build"] == PYPROJECT["build-system"]["requires"]
 
 
@@ -83,7 +85,11 @@ def test_environment_repeats_the_direct_dependencies() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
     locked = pins("requirements-cpu.lock") | pins("requirements-slurm.lock")
-    assert pip["pip"] == [f"{name}=={locked[name]}" for name in sorted(direct())] + ["--editable ."]
+    assert pip["pip"] == [f"{name}=={locked[name]}" for name in sorted(direct())]
+    # Each has its version: a path, as of the package itself, would lead nowhere where Snakemake copies the file to.
+    for rules in (ROOT / "workflow" / "rules").iterdir():
+        files = re.findall(r'conda:\n +"(.*)"', rules.read_text(encoding="utf-8"))
+        assert files and {(rules.parent / file).resolve() for file in files} == {ROOT / "environment.yml"}
     assert conda == ["python=" + PYPROJECT["project"]["requires-python"].removeprefix(">="), "pip"]
 
 

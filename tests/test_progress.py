@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unetpipe.progress import EventFiles, Progress
+from unetpipe.progress import EventFiles, Progress, TileProgress
 
 HISTORY = [{"step": 5, "loss": 0.5, "iou": 0.25}, {"step": 10, "loss": 0.25, "iou": 0.5}]
 
@@ -55,6 +55,38 @@ def test_elsewhere_the_log_gets_a_line_a_minute(caplog: pytest.LogCaptureFixture
     assert stream.getvalue() == ""
     assert len(caplog.records) == 4
     assert "10/40" in caplog.messages[0] and "0:03:00 left" in caplog.messages[0]
+
+
+def cores_shown(stream: io.StringIO, seconds: float, busy: float) -> None:
+    """20 cores of 2 Mpx, half of which need not be computed, on a clock of our own."""
+    now = [0.0]
+    progress = TileProgress(20, stream, done=6, clock=lambda: now[0])
+    for core in range(14):
+        now[0] += seconds
+        if core < 4:
+            progress.skip()
+        else:
+            progress.show(2_000_000, busy * seconds)
+    progress.clear()
+
+
+def test_cores_done_before_count_as_done_but_not_as_fast(caplog: pytest.LogCaptureFixture) -> None:
+    stream = Terminal()
+    with caplog.at_level(logging.INFO):
+        cores_shown(stream, 1.0, 0.5)
+    lines = [line.removesuffix("\x1b[K") for line in stream.getvalue().split("\r") if line not in ("", "\x1b[K")]
+    assert lines[0] == "[#############           ] 11/20, 0.4 Mpx/s, 0:00:45 left, busy 10 %"
+    assert lines[-1] == "[########################] 20/20, 1.43 Mpx/s, 0:00:00 left, busy 36 %"
+    assert len(lines) == 10 and caplog.messages == lines[-1:]
+
+
+def test_the_log_gets_a_line_a_minute_and_a_last_one(caplog: pytest.LogCaptureFixture) -> None:
+    stream = io.StringIO()
+    with caplog.at_level(logging.INFO):
+        cores_shown(stream, 25.0, 0.0)
+    assert stream.getvalue() == ""
+    assert [message.split(",")[0][-5:] for message in caplog.messages] == ["11/20", "14/20", "17/20", "20/20"]
+    assert not [message for message in caplog.messages if "busy" in message]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Planes on disk: round trips, alignment and damage."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,20 @@ def test_an_interrupted_array_is_opened_and_not_emptied(tmp_path: Path) -> None:
     assert np.array_equal(again.read_whole(), pixels)
 
 
+def test_a_shard_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, _ = filled(tmp_path / "0", (32, 32), 32)
+    plane = open_plane(tmp_path / "0", writable=True)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    ((_, box),) = plane.iter_shards()
+    with pytest.raises(OSError, match="No space"):
+        plane.write_shard(box, np.zeros((32, 32), np.uint16))
+    assert np.array_equal(plane.read_whole(), pixels)
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     filled(tmp_path / "0", (64, 64), 64)
     file = next((tmp_path / "0" / "c").rglob("0"))
@@ -58,7 +73,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
         bad = bytearray(good)
         bad[position] ^= 1 << int(rng.integers(8))
         file.write_bytes(bytes(bad))
-        with pytest.raises(StoreError, match="damaged"):
+        with pytest.raises(StoreError, match=r"damaged at \(0, 0\).*run `python -m unetpipe verify --mend`, then"):
             open_plane(tmp_path / "0").read_whole()
 
 

@@ -1,12 +1,7 @@
-"""What other software makes of our OME-Zarr, where it is installed: its pins do not go with ours.
-
-Set UNETPIPE_VIEWERS to the folder of: pip install --target FOLDER ome-zarr-models napari-ome-zarr zarr==3.1.6
-"""
+"""What other software makes of our OME-Zarr, where `make viewers` has installed it: its pins do not go with ours."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +9,7 @@ import pytest
 from test_oldzarr import pyramid
 from unetpipe.oldzarr import write_old_pyramid
 
+PYTHON = Path(__file__).resolve().parents[1] / ".venv-viewers" / "bin" / "python"
 SCRIPT = """
 import json, sys, zarr
 from napari_ome_zarr import napari_get_reader
@@ -29,21 +25,13 @@ print(json.dumps(found), file=sys.stderr)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not PYTHON.exists(), reason="no other software: make viewers")
 @pytest.mark.parametrize("coloured", [None, 0, 3])
 def test_napari_s_reader_and_another_validator_take_both_versions(tmp_path: Path, coloured: int | None) -> None:
-    folder = os.environ.get("UNETPIPE_VIEWERS")
-    if not folder:
-        pytest.skip("no other software: set UNETPIPE_VIEWERS")
     levels = pyramid(tmp_path / "new", coloured)
     write_old_pyramid(tmp_path / "new", tmp_path / "old")
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": folder},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [str(PYTHON), "-c", SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     kind = "image" if coloured is None else "labels"
     model, limits = ("Image", [[1, 9], [2, 8]]) if coloured is None else ("ImageLabel", None)
     expected = [model, kind, [list(level.shape) for level in levels], [0.5, 0.5], limits, ["micrometer"] * 2]

@@ -5,8 +5,9 @@ across the seams, and basins that are parted by shallow passes only. Second pass
 `core_basins` again, then `relabelled`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -79,6 +80,23 @@ class CoreBasins:
     leaks: NDArray[np.int64]
     contacts: NDArray[np.int64]
     links: NDArray[np.int64]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All fields as plain arrays, to be stored; those of the components among them."""
+        own = {name: getattr(self, name) for name in self.__slots__ if name != "components"}
+        return self.components.to_arrays() | own
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "CoreBasins":
+        """The value whose `to_arrays` were stored.
+
+        Raises
+        ------
+        StoreError
+            If an array of the components is missing, or they do not fit each other.
+        """
+        fields = {name: arrays[name] for name in cls.__slots__ if name != "components"}
+        return cls(components=CoreComponents.from_arrays(arrays), **fields)
 
 
 def core_basins(

@@ -93,10 +93,14 @@ def read_weights(path: Path, *, digest: str) -> dict[str, Tensor]:
     try:
         found = sha256_of_file(path)
         if found != digest:
-            raise StoreError(f"{path}: expected SHA-256 {digest[:16]}..., found {found[:16]}...: the file is damaged")
+            raise StoreError(
+                f"{path}: damaged: expected SHA-256 {digest[:16]}..., found {found[:16]}...; delete it and run again"
+            )
         return safetensors.torch.load_file(path)
     except (FileNotFoundError, safetensors.SafetensorError) as error:
-        raise StoreError(f"{path}: cannot be read as safetensors ({type(error).__name__})") from None
+        raise StoreError(
+            f"{path}: cannot be read as safetensors: {type(error).__name__}; give a good copy, or run again"
+        ) from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -111,7 +115,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (FileNotFoundError, safetensors.SafetensorError) as error:
-        raise StoreError(f"{path}: cannot be read as safetensors ({type(error).__name__})") from None
+        raise StoreError(
+            f"{path}: cannot be read as safetensors: {type(error).__name__}; give a good copy, or run again"
+        ) from None
 
 
 def read_public_file(path: Path) -> object:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unetpipe.config import STAGE_SPECS, Config, read_config
+from unetpipe.documents import is_there
 from unetpipe.errors import AnnotationError, ConfigError, SourceError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.parsing import spec_from_json
@@ -68,7 +69,7 @@ def read_sample(config: Config, sample: Sample) -> list[Path]:
     """Ingest and annotate one sample; the manifests."""
     draw(config, sample)
     for column, source in sample.sources.items():
-        if not Path(source).exists():
+        if not is_there(source, column):
             raise ConfigError(f"{column}: no such file: {source}; correct the sample sheet")
     image, labels = (RESULTS / folder / f"{sample.name}.json" for folder in ("images", "labels"))
     code = fingerprint("unetpipe.steps.ingest")

@@ -6,7 +6,7 @@ import importlib
 import keyword
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -14,12 +14,10 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from unetpipe import __version__
-from unetpipe.errors import Interrupted, UnetpipeError
-from unetpipe.specs import PhantomSpec
+from unetpipe.errors import Interrupted, UnetpipeError, one_line
+from unetpipe.specs import PhantomSpec, TrainSpec
 
 __all__ = ["main"]
-
-MAX_LINE = 300
 
 # A file that may not be read is refused by its stage, in one line, and not with words on the usage.
 argument = partial(typer.Argument, readable=False)
@@ -70,15 +68,14 @@ def main() -> NoReturn:
 
 def end(message: str, code: int) -> NoReturn:
     """Say one line and leave."""
-    line = " ".join(message.split())
-    if len(line) > MAX_LINE - 10:
-        line = line[: MAX_LINE // 2 - 10] + " ... " + line[-MAX_LINE // 2 + 10 :]
-    logging.getLogger(__name__).error(line)
+    logging.getLogger(__name__).error(one_line(message))
     sys.exit(code)
 
 
-def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., None]) -> None:
-    """Set up a stage, parse its settings, and call it with them."""
+def run(
+    verb: str, spec: str, code: str, log: Path | None, call: Callable[..., None], manifests: Sequence[Path] = ()
+) -> None:
+    """Set up a stage, parse its settings, and call it with them; some of what it reads may tell what code it runs."""
     # Modules stay to the end: searching them for garbage takes a tenth of the time before a stage begins.
     gc.disable()
     from unetpipe import config, fingerprint, heap, parsing, signals
@@ -94,12 +91,24 @@ def run(verb: str, spec: str, code: str, log: Path | None, call: Callable[..., N
     gc.freeze()
     gc.enable()
     try:
-        call(step, spec=parsed, code=code or fingerprint.fingerprint(module))
+        call(step, spec=parsed, code=code or fingerprint.fingerprint(module, *chosen(parsed, manifests)))
     # Here, for typer would end with 130 and without a word.
     except Interrupted as stop:
         end(str(stop), 75)
     except KeyboardInterrupt:
         end("interrupted; finished work is saved, the same command goes on", 130)
+
+
+def chosen(spec: Any, paths: Sequence[Path]) -> list[str]:
+    """Modules that a stage chooses at run time, by its settings and manifests; `Config` tells the workflow the same."""
+    from unetpipe.manifests import read_manifest
+
+    manifests = [read_manifest(path, whole=False) for path in paths]
+    families = {manifest.facts["network"]["family"] for manifest in manifests if manifest.stage == "train"}
+    if isinstance(spec, TrainSpec):
+        families = {spec.network.family}
+    drawn = any(manifest.stage == "augment" and not manifest.facts["count"] for manifest in manifests)
+    return sorted(f"unetpipe.networks.{family}" for family in families) + ["unetpipe.draws"] * drawn
 
 
 def listed(paths: list[Path]) -> list[Path]:
@@ -270,8 +279,8 @@ def train(
     ] = 1,
 ) -> None:
     """Train a network on patches; goes on where a killed run stopped."""
-    keys = {"output": output, "threads": threads, "gpus": gpus}
-    run("train", spec, code, log, lambda step, **rest: step(listed(manifests), **keys, **rest))
+    keys, inputs = {"output": output, "threads": threads, "gpus": gpus}, listed(manifests)
+    run("train", spec, code, log, lambda step, **rest: step(inputs, **keys, **rest), inputs)
 
 
 @app.command()
@@ -295,7 +304,7 @@ def predict(
 
     workers = spec_from_json(ClusterSpec, cluster, "predict --cluster")
     keys = {"output": output, "threads": threads, "gpus": gpus, "cluster": workers}
-    run("predict", spec, code, log, lambda step, **rest: step(image, models, region, **keys, **rest))
+    run("predict", spec, code, log, lambda step, **rest: step(image, models, region, **keys, **rest), models)
 
 
 @app.command()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from unetpipe.clusterspecs import ClusterSpec
-from unetpipe.documents import mapping, read_yaml, unknown
+from unetpipe.documents import is_there, mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError, in_one_line
 from unetpipe.models import Model, fitted_patches, folds_of, members, read_entries, read_imports, seeded
-from unetpipe.parsing import spec_from_json, without_cluster
-from unetpipe.planning import FORMS, LARGE, Plan, plan_tiles
+from unetpipe.parsing import spec_from_json, without_cluster, without_folders
+from unetpipe.planning import LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
 from unetpipe.specs import (
     AnnotateSpec,
@@ -167,24 +167,27 @@ class Config:
 
     def plan(self, name: str, shape: tuple[int, int] | None = None) -> Plan:
         """Tiles with which a model or ensemble predicts an image of a shape, or one that is larger than all cores."""
-        spec = self.sections["predict"]
         networks = [self.models[one].network for one in self.members(name)]
-        keys: dict[str, Any] = {"memory_gb": spec.memory_gb, "core_px": spec.core_px, "forms": FORMS[spec.symmetries]}
-        return plan_tiles(networks, shape=shape or LARGE, **keys)
+        return plan_tiles(networks, self.sections["predict"], shape=shape or LARGE)
 
     def predict_mb(self, name: str) -> int:
-        """Memory in MB (2^20 bytes) of a prediction's job; the whole budget where the image is needed for a plan."""
+        """Memory in MB (2^20 bytes) of a prediction's job; the whole budget, which it keeps to, without a plan."""
         plan = self.plans[name]
         needed = plan.host_bytes if plan else int(1e9 * self.sections["predict"].memory_gb)
         return -(-needed // 2**20)
 
     @cached_property
     def plans(self) -> dict[str, Plan | None]:
-        """Tiles of each model and ensemble for large images, None where only whole images can be predicted."""
+        """Tiles of each model and ensemble for large images.
+
+        None where only whole images can be predicted; or, unless a core is given, where a network is imported, whose
+        sizes stand in its file.
+        """
         found: dict[str, Plan | None] = {}
         for name in self.applied:
             try:
-                found[name] = self.plan(name)
+                imported = any(self.models[one].weights for one in self.members(name))
+                found[name] = None if imported and self.sections["predict"].core_px is None else self.plan(name)
             except GeometryError:
                 found[name] = None
         return found
@@ -202,11 +205,13 @@ class Config:
     @property
     def simulated(self) -> str:
         """Folder of the images that the package draws; empty where it draws none."""
-        return self.sections["simulate"].folder if "simulate" in self.sections else ""
+        folder: str = self.sections["simulate"].folder if "simulate" in self.sections else ""
+        return folder and str(Path(folder))
 
     def is_simulated(self, path: str) -> bool:
         """Whether a source file is drawn by the package."""
-        return bool(self.simulated) and Path(path).parent.parent == Path(self.simulated)
+        folders = [Path(self.simulated, kind) for kind in ("images", "labels")]
+        return bool(self.simulated) and Path(path).parent in folders and Path(path).suffix == ".tif"
 
     def spec(self, stage: str, name: str = "") -> str:
         """Canonical JSON of a stage's spec, for the sample, model or group `name` where it differs between them."""
@@ -245,16 +250,19 @@ def phantom(spec: SimulateSpec, name: str, *, is_slide: bool) -> PhantomSpec:
 def workflow_config(document: dict[str, Any], name: str = "config.yaml") -> Config:
     """The configuration for the workflow; ends the process with one line and exit code 2 if it is not usable.
 
-    Source files that do not exist, and that are not simulated, are mistakes of the sample sheet.
+    Source files that do not exist, and that are not simulated, are mistakes of the sample sheet; so are simulated ones
+    of another name than their sample's, which alone is drawn.
     """
     with in_one_line():
         config = read_config(document, name)
         for sample in config.samples.values():
             for column, path in sample.sources.items():
-                if not config.is_simulated(path) and not Path(path).exists():
-                    raise ConfigError(
-                        f"{config.sheet}: sample {sample.name}: {column}: no such file: {path}; check the path"
-                    )
+                where = f"{config.sheet}: sample {sample.name}: {column}"
+                drawn = str(Path(path).with_name(f"{sample.name}.tif"))
+                if not is_there(path, where) and not config.is_simulated(path):
+                    raise ConfigError(f"{where}: no such file: {path}; check the path")
+                if config.is_simulated(path) and path != drawn:
+                    raise ConfigError(f"{where}: expected {drawn}, which is drawn, came {path}; correct the path")
     return config
 
 
@@ -293,14 +301,14 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     given = {name: section(data, name, where) for name in SECTIONS}
     entries, imports = (
         read_entries(data.get("models"), given["train"], classes, where),
-        read_imports(data["models"], where),
+        read_imports(data["models"], classes, where),
     )
     given["annotate"] |= {"n_classes": len(classes), "classes": classes}
     for name in ("doctor", "segment"):
         given[name] |= {"classes": classes}
     given["doctor"] |= {"channels": sorted({spec.network.channels for spec, _ in entries.values()})}
     given["evaluate"] |= {"n_classes": len(classes)}
-    given["report"] |= {"config": canonical_json(data)}
+    given["report"] |= {"config": canonical_json(without_folders(data))}
     sections: dict[str, Any] = {
         name: spec_from_json(kind, json.dumps(given[name]), f"{where}: {name}")
         for name, kind in SECTIONS.items()
@@ -325,7 +333,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         }
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return Config(
+    config = Config(
         classes=classes,
         sections=sections,
         cluster=cluster,
@@ -336,19 +344,33 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         samples=samples,
         document=document,
     )
+    check_tiles(config, where)
+    return config
+
+
+def check_tiles(config: Config, where: str) -> None:
+    """Refuse tiles in which a network could not be applied once it is trained; imported ones are not known yet."""
+    for name in config.applied:
+        specs = [config.models[one].spec for one in config.members(name)]
+        if all(isinstance(spec, TrainSpec) and spec.network.geometry.tileable for spec in specs):
+            try:
+                config.plan(name)
+            except GeometryError as error:
+                place = "predict.core_px: " if config.sections["predict"].core_px else ""
+                raise ConfigError(f"{where}: {place}{error}") from None
 
 
 def whole_number(value: Any, place: str) -> int:
     """A number of things: 0, or at least 2."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0 or value == 1:
-        raise ConfigError(f"{place}: expected 0 or a whole number from 2 on, came {value!r:.60}")
+        raise ConfigError(f"{place}: expected 0 or a whole number from 2 on, came {value!r:.60}; write one")
     return value
 
 
 def names_in(value: Any, place: str) -> list[str]:
     """A list of names."""
     if not isinstance(value, list):
-        raise ConfigError(f"{place}: expected a list of names, came {value!r:.60}")
+        raise ConfigError(f"{place}: expected a list of names, came {value!r:.60}; write it as [a, b]")
     return [str(name) for name in value]
 
 
@@ -370,5 +392,8 @@ def section(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
 def class_names(value: Any, where: str) -> tuple[str, ...]:
     """The names of the classes."""
     if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
-        raise ConfigError(f"{where}: classes: expected a list of two or more different names, came {value!r:.60}")
+        raise ConfigError(
+            f"{where}: classes: expected a list of two or more different names, came {value!r:.60}; write it as "
+            "[background, cell]"
+        )
     return tuple(str(name) for name in value)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetpipe.errors import ConfigError, StoreError
+from unetpipe.heap import machine_bytes
 from unetpipe.leases import take_lease
 
 __all__ = [
@@ -215,7 +216,7 @@ def total_bytes(device: torch.device) -> int:
     """Memory of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine_bytes()
 
 
 def upload(array: NDArray[Any], device: torch.device) -> Tensor:

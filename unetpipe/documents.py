@@ -12,7 +12,7 @@ import yaml
 
 from unetpipe.errors import ConfigError
 
-__all__ = ["kept_text", "mapping", "read_text", "read_yaml", "unknown"]
+__all__ = ["is_there", "kept_text", "mapping", "read_text", "read_yaml", "unknown"]
 
 MAX_BYTES = 2**20
 # Beside Snakemake's own notes.
@@ -23,21 +23,31 @@ def read_text(path: Path) -> str:
     """Text of a small file that a person wrote."""
     try:
         if path.stat().st_size > MAX_BYTES * (16 if path.suffix == ".tsv" else 1):
-            raise ConfigError(f"{path}: expected a small text file, came {path.stat().st_size} bytes")
+            raise ConfigError(f"{path}: expected a small text file, came {path.stat().st_size} bytes; check the path")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected UTF-8 text; save it as UTF-8") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and your rights there") from None
+
+
+def is_there(path: str, where: str) -> bool:
+    """Whether there is a file or folder; a path that cannot be looked at, as a very long one, is refused."""
+    try:
+        return Path(path).exists()
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: {path} cannot be looked at ({error.strerror}); check the path and your rights there"
+        ) from None
 
 
 def unknown(name: str, known: Iterable[str], what: str = "key") -> str:
     """What to say of a name that is not known."""
     names = list(dict.fromkeys(known))
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
     return f"unknown {what} {name!r}; {hint}"
 
 

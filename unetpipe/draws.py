@@ -134,7 +134,10 @@ def open_samples(manifests: Sequence[tuple[Manifest, Manifest, Manifest]], spec:
         planes = [open_plane(folder) for folder in folders]
         shapes = {plane.shape for plane in planes}
         if len(shapes) > 1:
-            raise AnnotationError(f"{labels.path}: sizes differ between image, labels and weights: {sorted(shapes)}")
+            raise AnnotationError(
+                f"{labels.path}: sizes differ between image, labels and weights: {sorted(shapes)}; run annotate and "
+                "weigh again"
+            )
         size = sum(int(np.prod(plane.array.shape)) * plane.dtype.itemsize for plane in planes)
         parts: list[Pixels] = [*planes]
         if size <= room:

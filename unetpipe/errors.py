@@ -26,6 +26,7 @@ __all__ = [
     "StoreError",
     "UnetpipeError",
     "in_one_line",
+    "one_line",
 ]
 
 
@@ -61,11 +62,28 @@ class Interrupted(KeyboardInterrupt):
     """A stop was asked for by a signal; finished units are saved and the same command goes on."""
 
 
+# With what stands before it, a line has at most 300 characters.
+MAX_LINE = 290
+
+
+def one_line(message: str) -> str:
+    """A message as the one line that is said: without its middle where it is longer than 290 characters.
+
+    Examples
+    --------
+    >>> line = one_line("what is wrong " + 400 * "x" + ";\\n what to do")
+    >>> len(line), line[:20], line[-20:]
+    (285, 'what is wrong xxxxxx', 'xxxxxxxx; what to do')
+    """
+    line = " ".join(message.split())
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE // 2 - 5]} ... {line[-MAX_LINE // 2 + 5 :]}"
+
+
 @contextmanager
 def in_one_line() -> Iterator[None]:
     """End the process as a stage would, with one line and exit code 2; for what Snakemake calls."""
     try:
         yield
     except UnetpipeError as error:
-        sys.stderr.write(f"unetpipe: {error}\n")
+        sys.stderr.write(f"unetpipe: {one_line(str(error))}\n")
         sys.exit(2)

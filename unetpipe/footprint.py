@@ -99,7 +99,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
     (True, False)
     """
-    words = ("can't allocate memory", "STATUS_ALLOC_FAILED")
+    words = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 

@@ -1,12 +1,18 @@
-"""The heap of the C library, from which all arrays come: how many there are, and what happens to freed memory."""
+"""The memory that all arrays come from: what a machine has, how many heaps there are, what happens to freed memory."""
 
 import ctypes
+import os
 import sys
 
-__all__ = ["keep_freed_memory", "use_one_heap"]
+__all__ = ["keep_freed_memory", "machine_bytes", "use_one_heap"]
 
 # Options of the C library's mallopt.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def use_one_heap() -> None:

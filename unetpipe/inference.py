@@ -2,6 +2,17 @@
 
 Windows start on the network's stride counted from one origin, and are mirrored outside the image only. Tiles are mapped
 by dask: while the network computes one, the next is read and the last is written.
+
+Notes
+-----
+Windows go through the network one by one. Tiles are as large as the memory allows, so that there is no stack of small
+ones: an image that is smaller than a tile has one only, workers of a cluster get whole cores, networks of an ensemble
+have parameters of their own, and validations take 512 px, for which the network of 2015 makes 0.5 TFLOP each. Turned
+and flipped forms of a small window could be a batch; but on a processor, a batch gives other bits than its images one
+by one (seen at 188 and 252 px, not at 700 px), and a window that is small enough for it is soon done.
+
+Networks are not compiled as those in training may be: for a window of 700 px on a processor, torch.compile saves 4 % of
+the time and takes a minute to begin with, and windows at the border of an image are of sizes of their own.
 """
 
 import threading
@@ -29,6 +40,7 @@ __all__ = ["Forward", "Member", "predict_image", "predict_tiles", "read_window",
 ReadBox: TypeAlias = Callable[[Box], NDArray[np.float32]]
 WriteCore: TypeAlias = Callable[[Box, NDArray[Any]], None]
 Member: TypeAlias = tuple[nn.Module, TileGrid]
+Seen: TypeAlias = Tensor | NDArray[np.float32]
 
 # A core is read, computed or written: one each at a time.
 STAGES = 3
@@ -156,26 +168,16 @@ class Forward:
         """What is read of the image, which it may reach out of, to compute a core: one window per geometry."""
         return [grid.tile_of(core).window for grid in dict.fromkeys(grid for _, grid in self.members)]
 
-    def uploaded(self, windows: Mapping[Box, NDArray[np.float32]]) -> dict[Box, Tensor]:
-        """Windows on the device.
-
-        Raises
-        ------
-        ModelError
-            If its memory does not suffice for them.
-        """
+    def uploaded(self, windows: Mapping[Box, NDArray[np.float32]]) -> Mapping[Box, Seen]:
+        """Windows on the device; as they came if its memory does not suffice for them, to go there part by part."""
         try:
             return {window: upload(pixels, self.device) for window, pixels in windows.items()}
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            side = max(max(window.shape) for window in windows)
-            raise ModelError(
-                f"predict: out of memory with windows of {side} px; lower predict.memory_gb or predict.core_px, or run "
-                "fewer jobs at once"
-            ) from None
+        return windows
 
-    def finished(self, core: Box, windows: Mapping[Box, Tensor], finish: Callable[[Tensor], Tensor]) -> Tensor:
+    def finished(self, core: Box, windows: Mapping[Box, Seen], finish: Callable[[Tensor], Tensor]) -> Tensor:
         """What a function makes of the (K, y, x) float32 probabilities of a core, of its (C, n, m) windows.
 
         Raises
@@ -202,7 +204,7 @@ class Forward:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def in_parts(self, core: Box, windows: Mapping[Box, Tensor]) -> Tensor:
+    def in_parts(self, core: Box, windows: Mapping[Box, Seen]) -> Tensor:
         """The probabilities of a core, tile by tile where it is larger than one."""
         if max(core.shape) <= self.side:
             return self.mean(core, core, windows)
@@ -217,12 +219,13 @@ class Forward:
         assert whole is not None
         return whole
 
-    def mean(self, part: Box, core: Box, windows: Mapping[Box, Tensor]) -> Tensor:
+    def mean(self, part: Box, core: Box, windows: Mapping[Box, Seen]) -> Tensor:
         """The probabilities of a part of a core, averaged over networks and forms."""
         total: Tensor | None = None
         for network, grid in self.members:
             window, tile = grid.tile_of(core).window, grid.tile_of(part)
             seen = windows[window][(slice(None), *tile.window.relative_to(window.start).slices)]
+            seen = seen if isinstance(seen, Tensor) else upload(seen, self.device)
             for symmetry in self.symmetries:
                 batch = applied(seen[None], symmetry).contiguous(memory_format=torch.channels_last)
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):

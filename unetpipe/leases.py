@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unetpipe.errors import StoreError, in_one_line
 
-__all__ = ["hold_folder", "take_lease"]
+__all__ = ["hold_folder", "holder", "take_lease"]
 
 # Descriptors of locked files, open until the process ends.
 HELD: list[int] = []
@@ -46,14 +46,19 @@ def take_lease(path: Path, *, what: str) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.readline().strip()
+            other = file.readline().strip()
             raise StoreError(
-                f"{what}: in use by another run ({holder}); wait for it to end, or stop it, and give the same command"
+                f"{what}: in use by another run ({other}); wait for it to end, or stop it, and give the same command"
                 " again"
             ) from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.write(f"{holder()}\n")
         HELD.append(os.dup(file.fileno()))
+
+
+def holder() -> str:
+    """This process, its machine and the time, for those that wait for it."""
+    return f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 def hold_folder() -> None:

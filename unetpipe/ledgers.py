@@ -17,12 +17,13 @@ from typing import IO, Any
 
 from unetpipe import __version__
 from unetpipe.errors import AnnotationError, SourceError
+from unetpipe.leases import holder
 from unetpipe.manifests import SCHEMA, Manifest, damage, is_chunk, store_path, write_file
 from unetpipe.signals import stop_if_asked
 from unetpipe.sources.files import files_below, sha256_of_file, sha256_of_source
 from unetpipe.specs import canonical_json
 
-__all__ = ["MENDED", "Ledger", "key_of", "lock", "open_ledger", "read_records"]
+__all__ = ["MENDED", "Ledger", "key_of", "locked", "open_ledger", "read_records"]
 
 MENDED = ("predict", "segment")
 """Stages that go on with any part of their shards."""
@@ -40,7 +41,7 @@ class Ledger:
     complete : bool
         Whether the work was finished before and the manifest has been written again.
     units : dict of str to dict
-        Finished units with what was recorded about them.
+        Finished units with what was recorded about them: ``digest``, ``bytes`` of those that are shards, and facts.
     """
 
     def __init__(self, file: IO[bytes], manifest: Path, identity: dict[str, Any]) -> None:
@@ -62,8 +63,9 @@ class Ledger:
         Interrupted
             If a stop was asked for; the unit is recorded before.
         """
-        self.write_line({"unit": unit, "digest": digest, **facts})
-        self.units[unit] = {"digest": digest, **facts}
+        record = {"digest": digest, "bytes": self.shard_bytes(unit), **facts}
+        self.write_line({"unit": unit, **record})
+        self.units[unit] = record
         stop_if_asked()
 
     def write_line(self, record: dict[str, Any]) -> None:
@@ -83,12 +85,25 @@ class Ledger:
             shutil.rmtree(self.store)
         self.write_line({"key": key_of(self.identity)})
 
-    def lost_units(self) -> set[str]:
-        """The finished units whose shards are not there; of stages of `MENDED`."""
-        if self.identity["stage"] not in MENDED or not self.units:
-            return set()
-        there = {unit_of(name) for name in files_below(self.store) if is_chunk(name)} if self.store.is_dir() else set()
-        return {unit for unit in self.units if "/" in unit} - there
+    def shard_bytes(self, unit: str) -> int | None:
+        """Size of a unit's shard on disk; None where there is none."""
+        array, *place = unit.rsplit("/", 2)
+        # Arrays with channels have one shard along these.
+        for leading in ((), ("0",)):
+            file = self.store.joinpath(array, "c", *leading, *place)
+            if file.is_file():
+                return file.stat().st_size
+        return None
+
+    def drop_lost(self) -> None:
+        """Forget the units whose shards are gone or cut off; all, where the stage cannot go on with the others."""
+        lost = {unit for unit, facts in self.units.items() if facts.get("bytes") != self.shard_bytes(unit)}
+        if lost and self.identity["stage"] in MENDED:
+            log.warning("%s: %d shards are missing or cut off; computing these shards again", self.store, len(lost))
+            self.forget(lost)
+        elif lost:
+            log.warning("%s: %d shards are missing or cut off; computing it again", self.store, len(lost))
+            self.restart()
 
     def take_back(self, damaged: Mapping[str, str]) -> None:
         """Forget the units of files that are damaged, each with words for it; all, where that is not enough."""
@@ -202,13 +217,14 @@ def open_ledger(
 
     Notes
     -----
-    The lock lasts as long as the process; a second process on the same result waits, with a message.
+    The lock lasts as long as the process; a second process on the same result waits, with a message that names the
+    first.
     """
     digests = {m.name: m.content for m in inputs} | {f"source/{p.name}": sha256_of_source(p) for p in sources}
     identity = {"stage": stage, "spec": json.loads(canonical_json(spec)), "code": code, "inputs": digests}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with named(output), output.with_name(output.name.removesuffix(".json") + ".ledger").open("a+b") as file:
-        lock(file, output)
+    path = output.with_name(output.name.removesuffix(".json") + ".ledger")
+    with named(output), path.open("a+b") as file, locked(file, output):
         ledger = Ledger(file, output, identity)
         records = read_records(file)
         if not records or records[0].get("key") != key_of(identity):
@@ -224,9 +240,7 @@ def open_ledger(
                 ledger.write_manifest(closing)
                 log.info("already done with exactly these inputs: %s", output)
         elif ledger.units:
-            if lost := ledger.lost_units():
-                log.warning("%s: %d shards are missing; computing these shards again", ledger.store, len(lost))
-                ledger.forget(lost)
+            ledger.drop_lost()
             log.info("going on behind %d finished units: %s", len(ledger.units), output)
         ledger.store.mkdir(exist_ok=True)
         try:
@@ -237,13 +251,22 @@ def open_ledger(
             raise
 
 
-def lock(file: IO[bytes], output: Path) -> None:
-    """Wait until no other process works on this result."""
+@contextmanager
+def locked(file: IO[bytes], output: Path) -> Iterator[None]:
+    """Wait until no other process works on this result; who does stands in a file aside, for those that wait."""
+    aside = output.with_name(f".{output.name.removesuffix('.json')}.holder")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        log.warning("%s: another process works on this result; waiting for it to end", output)
+        # It is there a moment behind the lock.
+        other = aside.read_text(encoding="utf-8") if aside.exists() else "just begun"
+        log.warning("%s: another process works on this result (%s); waiting for it to end", output, other)
         fcntl.flock(file, fcntl.LOCK_EX)
+    aside.write_text(holder(), encoding="utf-8")
+    try:
+        yield
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def read_records(file: IO[bytes]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unetpipe.documents import mapping, read_yaml, unknown
+from unetpipe.documents import is_there, mapping, read_yaml, unknown
 from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.geometry import NetGeometry
 from unetpipe.netspecs import NetworkSpec, PaddedUnetSpec
@@ -34,17 +34,20 @@ class Model:
         Fold of the training samples that it does not see, and is evaluated on; None: it sees all.
     weights : str
         File of public weights that it is imported from; empty: it is trained.
+    classes : int
+        Classes of the project, which an imported network has, too.
     """
 
     entry: str
     spec: TrainSpec | ImportSpec
     fold: int | None = None
     weights: str = ""
+    classes: int = 2
 
     @property
     def network(self) -> NetworkSpec:
         """Its network; what is imported is of one family, and counts as the usual one until its file is read."""
-        return self.spec.network if isinstance(self.spec, TrainSpec) else PaddedUnetSpec()
+        return self.spec.network if isinstance(self.spec, TrainSpec) else PaddedUnetSpec(classes=self.classes)
 
 
 def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[int]) -> dict[str, Model]:
@@ -105,16 +108,20 @@ def folds_of(samples: Mapping[str, Sample], count: int, sheet: str) -> dict[str,
     if given:
         missing = next((name for name in training if name not in given), None)
         if missing is not None:
-            raise ConfigError(f"{sheet}: sample {missing}: fold: expected a number as other samples have, came nothing")
+            raise ConfigError(
+                f"{sheet}: sample {missing}: fold: expected a number as other samples have, came nothing; write one"
+            )
         if count:
             raise ConfigError(f"folds: follows from the column fold of {sheet}; leave out one of them")
         if len(set(given.values())) < 2:
             raise ConfigError(
-                f"{sheet}: fold: expected two or more folds, came one; with one, nothing is left to train"
+                f"{sheet}: fold: expected two or more folds, came one, which leaves nothing to train; write others, too"
             )
         return given
     if count > len(training):
-        raise ConfigError(f"folds: expected at most one per training sample ({len(training)}), came {count}")
+        raise ConfigError(
+            f"folds: expected at most one per training sample ({len(training)}), came {count}; lower it or leave it out"
+        )
     return {name: number % count for number, name in enumerate(training)} if count else {}
 
 
@@ -151,10 +158,12 @@ def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tu
             raise ConfigError(f"{place}: {unknown(one, known, 'model')}")
     found = tuple(one for one, model in models.items() if one in names or model.entry in names)
     if not found:
-        raise ConfigError(f"{place}: expected a list of models, came none")
+        raise ConfigError(f"{place}: expected a list of models, came none; name some, or leave it out")
     channels = {spec.network.channels for one in found if isinstance(spec := models[one].spec, TrainSpec)}
     if len(channels) > 1:
-        raise ConfigError(f"{place}: expected networks of the same channels, came {sorted(channels)}")
+        raise ConfigError(
+            f"{place}: expected networks of the same channels, came {sorted(channels)}; make one ensemble of each"
+        )
     return found
 
 
@@ -213,13 +222,15 @@ def read_entries(
     return entries
 
 
-def read_imports(value: Any, where: str) -> dict[str, Model]:
+def read_imports(value: Any, classes: Sequence[str], where: str) -> dict[str, Model]:
     """The entries of the configuration that name a file of public weights.
 
     Parameters
     ----------
     value : Any
         What stands under ``models:``.
+    classes : sequence of str
+        Names of the classes.
     where : str
         What to call the configuration in messages.
 
@@ -239,13 +250,13 @@ def read_imports(value: Any, where: str) -> dict[str, Model]:
         keys = mapping(entry, place)
         if "weights" in keys:
             weights = keys.pop("weights")
-            if not isinstance(weights, str) or not Path(weights).is_file():
-                raise ConfigError(
-                    f"{place}.weights: expected a file of public weights, came {weights!r:.100}; no such file"
-                )
-            imports[str(name)] = Model(
-                entry=str(name), spec=spec_from_json(ImportSpec, json.dumps(keys), place), weights=weights
-            )
+            wanted = f"{place}.weights: expected a file of public weights, came {weights!r:.100}"
+            if not isinstance(weights, str):
+                raise ConfigError(f"{wanted}; write its path")
+            if not is_there(weights, f"{place}.weights") or not Path(weights).is_file():
+                raise ConfigError(f"{wanted}; no such file, check the path")
+            spec = spec_from_json(ImportSpec, json.dumps(keys), place)
+            imports[str(name)] = Model(entry=str(name), spec=spec, weights=weights, classes=len(classes))
     return imports
 
 
@@ -263,7 +274,9 @@ def read_seeds(value: Any, place: str) -> list[int]:
     """Seeds of an entry: different whole numbers; none: its `seed` counts."""
     good = isinstance(value, list) and all(isinstance(seed, int) and seed >= 0 for seed in value)
     if not good or len(set(value)) < len(value):
-        raise ConfigError(f"{place}: expected a list of different whole numbers, came {value!r:.60}")
+        raise ConfigError(
+            f"{place}: expected a list of different whole numbers, came {value!r:.60}; write them as [1, 2]"
+        )
     return list(value)
 
 

@@ -1,5 +1,6 @@
 """What each stage asks a cluster for: memory, time and disk, predicted from the settings and the size of its files."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from typing import Any
 
 from unetpipe.config import Config
 from unetpipe.netspecs import NetworkSpec
-from unetpipe.planning import FORMS
-from unetpipe.specs import TrainSpec
+from unetpipe.planning import FORMS, plan_whole
+from unetpipe.specs import THIN_BYTES, TrainSpec
 
 __all__ = ["Needs", "gpus_of", "needs", "requests", "unpacked_mb"]
 
@@ -26,7 +27,7 @@ PLAIN_MB, TORCH_MB = 1000, 2000
 STEP_BYTES = 130
 # Bytes of 30 parameters, their gradients, momenta and averages: the network of 2015 has 30 w² 4^d of them.
 PARAMETER_BYTES = 720
-# Validation images are predicted in cores of 512 px; those of networks that cannot be tiled, as a whole.
+# Validation images are predicted in cores of 512 px; for networks that cannot be tiled, those as a whole are planned.
 VALIDATION_MB = 500
 # Seconds on one slow core per pixel and squared channel of the first level, per patch and per predicted pixel.
 STEP_S, TILE_S = 2e-8, 1e-8
@@ -175,7 +176,7 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
         plan = config.plans[model]
         mem += 1000 + 32 * (plan.shard_px if plan else 1024) ** 2 / 1e6
     elif stage == "evaluate":
-        mem += 500 + (40 * image if sections["evaluate"].thin else 0)
+        mem += 500 + (THIN_BYTES * image if sections["evaluate"].thin else 0)
         minutes += image / 5
     elif stage in ("doctor", "report"):
         # At most 4 million pixels of each sample are looked at, one sample behind the other.
@@ -194,7 +195,11 @@ def training_needs(config: Config, model: str) -> Needs:
     assert isinstance(spec, TrainSpec), "imported networks are not trained"
     width = width_of(spec.network)
     validated = max((source_mb(config, name) for name in config.by_split["val"]), default=0.0)
-    mem = TORCH_MB + step_mb(spec, side) + (VALIDATION_MB if spec.network.geometry.tileable else 24 * validated)
+    validation = VALIDATION_MB
+    if not spec.network.geometry.tileable:
+        whole = math.isqrt(int(1e6 * validated / spec.network.channels)) + 1
+        validation = plan_whole(spec.network, (whole, whole)).host_bytes // 10**6
+    mem = TORCH_MB + step_mb(spec, side) + validation
     minutes = 60 + spec.steps * spec.accumulate * STEP_S * width**2 * side**2 / 60
     return needs_of(mem, minutes, result_mb(config, "train", 0.0))
 

@@ -1,11 +1,13 @@
 """JSON to specs: what people and workflows write, checked; a mistake becomes one line for people."""
 
+import copy
 import dataclasses
 import json
 import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,7 +17,7 @@ from unetpipe.documents import mapping, unknown
 from unetpipe.errors import ConfigError
 from unetpipe.netspecs import FAMILIES
 
-__all__ = ["spec_from_json", "without_cluster"]
+__all__ = ["spec_from_json", "without_cluster", "without_folders"]
 
 SpecType = TypeVar("SpecType")
 
@@ -114,3 +116,28 @@ def without_cluster(document: Mapping[str, Any], where: str) -> tuple[dict[str, 
     given = mapping(predict["cluster"], f"{where}: predict.cluster")
     cluster = spec_from_json(ClusterSpec, json.dumps(given), f"{where}: predict.cluster")
     return {**document, "predict": {name: v for name, v in predict.items() if name != "cluster"}}, cluster
+
+
+def without_folders(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as results tell of it: files by their names, wherever they lie on this machine.
+
+    Parameters
+    ----------
+    document : mapping
+        The whole configuration, its models checked.
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> without_folders({"samples": "/home/me/s.tsv", "models": {"a": {"weights": "/home/me/w.pth"}, "b": None}})
+    {'samples': 's.tsv', 'models': {'a': {'weights': 'w.pth'}, 'b': None}}
+    """
+    told = copy.deepcopy(dict(document))
+    places = [(told, "samples"), (told.get("simulate") or {}, "folder")]
+    for holder, key in [*places, *((entry or {}, "weights") for entry in told["models"].values())]:
+        if key in holder:
+            holder[key] = Path(str(holder[key])).name
+    return told

@@ -83,7 +83,9 @@ def polygons_of(parts: Sequence[Rings]) -> Polygons:
         return Polygons(vertices=np.zeros((0, 2)), rings=none, parts=none, bounds=np.zeros((0, 4)))
     vertices = np.concatenate([vertices for vertices, _ in parts])
     if not (np.abs(vertices) <= _LARGEST).all():
-        raise AnnotationError(f"an outline has a coordinate that is not finite or beyond {_LARGEST:.0f} px")
+        raise AnnotationError(
+            f"an outline has a coordinate that is not finite or beyond {_LARGEST:.0f} px; correct or delete it"
+        )
     rings = _starts(np.concatenate([lengths for _, lengths in parts]))
     firsts = _starts(np.array([lengths.size for _, lengths in parts], np.int64))
     begins = rings[firsts[:-1]]

@@ -73,6 +73,8 @@ class Work:
         The stage's settings.
     core_px : int
         Side of a core in px.
+    part_px : int
+        Side in px of the tiles by which a processor computes a core.
     threads : int
         Processors for each worker.
     key : str
@@ -87,6 +89,7 @@ class Work:
     store: Path
     spec: PredictSpec
     core_px: int
+    part_px: int
     threads: int
     key: str
     software: str = ""
@@ -141,8 +144,13 @@ class Predictor:
         check_precision(precision, self.device, stage="predict")
         networks = [loaded(net, model, self.device) for net, model in zip(nets, models, strict=True)]
         members = list(zip(networks, grids, strict=True))
-        forms = GROUPS[work.spec.symmetries]
-        self.forward = Forward(members=members, device=self.device, symmetries=forms, dtype=DTYPES.get(precision))
+        self.forward = Forward(
+            members=members,
+            device=self.device,
+            symmetries=GROUPS[work.spec.symmetries],
+            side=work.part_px if self.device.type == "cpu" else work.core_px,
+            dtype=DTYPES.get(precision),
+        )
         self.limits = intensity_range(models[0].facts["intensity"], self.pixels.dtype, source.facts["percentiles"])
         self.inside = mask_of(source, work.spec, work.region)
 

@@ -99,7 +99,7 @@ class Progress:
 
 
 class TileProgress:
-    """The progress of a prediction.
+    """The progress of a prediction, or of another stage that goes over cores.
 
     Parameters
     ----------
@@ -151,18 +151,22 @@ class TileProgress:
         """Share of the devices' time in which a core was computed."""
         return min(self.computed_s / max(self.devices * (self.now - self.begun), 1e-9), 1.0)
 
-    def show(self, pixels: int, seconds: float) -> None:
-        """Take note of a core and the seconds that it was computed, and tell it unless that was told just now."""
+    def skip(self) -> None:
+        """Take note of a core that need not be computed."""
+        self.done += 1
+
+    def show(self, pixels: int, seconds: float = 0.0) -> None:
+        """Take note of a core, and of the seconds for which a device was busy with it; tell it unless told just now."""
         self.done, self.new, self.pixels = self.done + 1, self.new + 1, self.pixels + pixels
         self.computed_s += seconds
         self.now = self.clock()
         self.told.tell(self.now, self.line, at_last=self.done == self.cores)
 
     def line(self) -> str:
-        """Bar, cores, pixels per second, time left and how busy the networks were."""
+        """Bar, cores, pixels per second, time left and, where there are any, how busy the devices were."""
         left_s = (self.cores - self.done) * (self.now - self.begun) / max(self.new, 1)
-        speed = f"{self.rate / 1e6:.3g} Mpx/s, {duration(left_s)} left, busy {100 * self.busy:.0f} %"
-        return f"{bar(self.done, self.cores)}, {speed}"
+        busy = f", busy {100 * self.busy:.0f} %" if self.computed_s else ""
+        return f"{bar(self.done, self.cores)}, {self.rate / 1e6:.3g} Mpx/s, {duration(left_s)} left{busy}"
 
     def clear(self) -> None:
         """Empty the line, so that others can be written."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unetpipe.errors import StoreError
-from unetpipe.ledgers import Ledger, key_of, lock, read_records
+from unetpipe.ledgers import Ledger, key_of, locked, read_records
 from unetpipe.manifests import FOLDERS, Manifest, read_manifest
 from unetpipe.sources.files import sha256_of_source
 from unetpipe.specs import canonical_json
@@ -99,8 +99,8 @@ def forget_units(manifest: Manifest, units: Collection[str]) -> None:
     units : collection of str
         Shards that its ledger knows.
     """
-    with manifest.path.with_name(f"{manifest.sample}.ledger").open("r+b") as file:
-        lock(file, manifest.path)
+    path = manifest.path.with_name(f"{manifest.sample}.ledger")
+    with path.open("r+b") as file, locked(file, manifest.path):
         ledger = Ledger(file, manifest.path, identity_of(manifest))
         ledger.units = {r.pop("unit"): r for r in read_records(file) if "unit" in r}
         ledger.forget(units)

@@ -138,7 +138,9 @@ def checked_header(cells: list[str], path: Path) -> list[str]:
             raise ConfigError(f"{path}: {unknown(name, COLUMNS, 'column')}")
     for name in dict.fromkeys(("sample", "image", "split", *header)):
         if header.count(name) != 1:
-            raise ConfigError(f"{path}: expected one column {name!r}, came columns {', '.join(header)!r:.120}")
+            raise ConfigError(
+                f"{path}: expected one column {name!r}, came columns {', '.join(header)!r:.120}; correct the header"
+            )
     return header
 
 
@@ -146,11 +148,16 @@ def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
     """One sample of the sheet."""
     check_name(cells["sample"], f"{where}: sample")
     if cells["split"] not in SPLITS:
-        raise ConfigError(f"{where}: split: expected one of {', '.join(SPLITS)}, came {cells['split']!r}")
+        raise ConfigError(
+            f"{where}: split: expected one of {', '.join(SPLITS)}, came {cells['split']!r:.60}; write one"
+        )
     if not cells["image"]:
-        raise ConfigError(f"{where}: image: expected a path, came nothing")
+        raise ConfigError(f"{where}: image: expected a path, came nothing; write one, or delete the row")
     if cells["split"] != "predict" and not cells["annotation"]:
-        raise ConfigError(f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing")
+        raise ConfigError(
+            f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing; write one, or set "
+            "split to predict"
+        )
     size, channels = cells["pixel_size_um"], cells["channels"]
     try:
         ingest = dataclasses.replace(
@@ -179,14 +186,18 @@ def index(cell: str, where: str) -> int | None:
     if not cell:
         return None
     if not re.fullmatch(r"\s*\d{1,9}\s*", cell):
-        raise ConfigError(f"{where}: expected a whole number from 0 on, came {cell!r:.60}")
+        raise ConfigError(
+            f"{where}: expected a whole number from 0 on, came {cell!r:.60}; write one, or leave it empty"
+        )
     return int(cell)
 
 
 def channel(cell: str, where: str) -> int | str:
     """The number or the name of a channel."""
     if not cell.strip():
-        raise ConfigError(f"{where}: expected numbers or names separated by commas, came an empty one")
+        raise ConfigError(
+            f"{where}: expected numbers or names separated by commas, came an empty one; delete its comma"
+        )
     return int(cell) if re.fullmatch(r"\s*\d{1,9}\s*", cell) else cell.strip()
 
 
@@ -194,20 +205,31 @@ def decimal(cell: str, where: str) -> float:
     """A cell with a decimal number above 0."""
     try:
         number = float(cell)
+        check_bounds(where, number, {"above": 0})
     except ValueError:
-        raise ConfigError(f"{where}: expected a number with a decimal point, came {cell!r:.60}") from None
-    check_bounds(where, number, {"above": 0})
+        raise ConfigError(
+            f"{where}: expected a number with a decimal point, above 0, came {cell!r:.60}; write it as 0.25"
+        ) from None
     return number
 
 
 def usable_path(cell: str, where: str) -> str:
     """An expanded path; without braces, in which Snakemake would look for a wildcard."""
-    path = expanded(cell)
+    path = expanded(cell, where)
+    if cell and not path:
+        raise ConfigError(f"{where}: expected a path, came nothing for {cell!r:.120}; set the variable to a path")
     if {*"{}\0"} & {*path}:
         raise ConfigError(f"{where}: expected a path without braces, came {path!r:.120}; rename it or link to it")
     return path
 
 
-def expanded(path: str) -> str:
+def expanded(path: str, where: str) -> str:
     """A path with ``${NAME}`` and ``${NAME:-default}`` replaced from the environment."""
-    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda m: os.environ.get(m[1]) or (m[2] or ""), path)
+
+    def value(found: re.Match[str]) -> str:
+        name, default = found.groups()
+        if default is None and not os.environ.get(name):
+            raise ConfigError(f"{where}: the variable {name} is not set; set it, or write ${{{name}:-DEFAULT}}")
+        return os.environ.get(name) or str(default)
+
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, path)

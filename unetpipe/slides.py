@@ -149,11 +149,12 @@ class Plane:
         """What to say of a box that cannot be read."""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return StoreError(
-            f"{self.folder}: damaged at {box.start} ({reason}); delete the store and its .json and run again"
+            f"{self.folder}: damaged at {box.start} ({reason}); run `python -m unetpipe verify --mend`, then the same "
+            "command again"
         )
 
     def write_shard(self, box: Box, block: NDArray[Any], *, draft: str = "") -> str:
-        """Write one whole shard durably.
+        """Write one whole shard durably, or none: to a temporary name, then under its own.
 
         Parameters
         ----------
@@ -162,7 +163,7 @@ class Plane:
         block : (Y, X) or (C, Y, X) array
             Its pixels, of the array's dtype.
         draft : str
-            Mark of whoever writes, where it is another process that takes the shard by `take_draft`.
+            Mark of whoever writes, where it is another process that gives the shard its name by `take_draft`.
 
         Returns
         -------
@@ -173,9 +174,7 @@ class Plane:
         start, stop = box.start, box.stop
         assert all(a % side == 0 and b == min(a + side, n) for a, b, n in zip(start, stop, self.shape, strict=True))
         assert block.dtype == self.dtype
-        path = self.shard_path((start[0] // side, start[1] // side))
-        if draft:
-            path = draft_path(path, draft)
+        path = draft_path(self.shard_path((start[0] // side, start[1] // side)), draft)
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = encoded_shard(self.chunks_of(block))
         try:
@@ -187,10 +186,15 @@ class Plane:
             # Writing does not say where.
             error.filename = error.filename or str(path)
             raise
+        if not draft:
+            self.take_draft(box, draft)
         return digest_of(block)
 
     def take_draft(self, box: Box, draft: str) -> None:
-        """Give a shard that was written as a draft its place."""
+        """Give a shard that was written as a draft its place.
+
+        The folder is not synced: what a power cut takes back is missed by the ledger, or in the manifest's list.
+        """
         path = self.shard_path((box.start[0] // self.shard_side, box.start[1] // self.shard_side))
         draft_path(path, draft).replace(path)
 

@@ -19,6 +19,7 @@ from unetpipe.segmentspecs import SegmentSpec, TuneSpec
 
 __all__ = [
     "IGNORE",
+    "THIN_BYTES",
     "AnnotateSpec",
     "AugmentSpec",
     "DoctorSpec",
@@ -39,6 +40,8 @@ __all__ = [
 
 IGNORE = 255
 """Class of pixels that nobody annotated: they train and count nothing."""
+THIN_BYTES = 40
+"""Memory per pixel that is planned for scores after thinning; 24 were measured, without reading."""
 
 
 def canonical_json(spec: Any) -> str:
@@ -156,19 +159,21 @@ class AnnotateSpec(Checked):
         Checked.__post_init__(self)
         known = (*self.class_names, "ignore")
         if len(self.class_names) != self.n_classes:
-            raise ConfigError(f"classes: expected {self.n_classes} names, came {len(self.class_names)}")
+            raise ConfigError(f"classes: expected {self.n_classes} names, came {len(self.class_names)}; name each")
         meant = {"colours": self.colours or {}, "names": (self.names or {}).values()}
         for field, names in meant.items():
             if foreign := [name for name in names if name not in known]:
-                raise ConfigError(f"{field}: expected one of {', '.join(known)}, came {foreign[0]!r:.60}")
+                raise ConfigError(
+                    f"{field}: expected one of {', '.join(known)}, came {foreign[0]!r:.60}; use one of them"
+                )
         codes = [colour.lower() for colour in (self.colours or {}).values()]
         if self.colours is not None and not codes:
             raise ConfigError("colours: expected a colour for each class, came none; leave the key out")
         for colour in codes:
             if not re.fullmatch("#[0-9a-f]{6}", colour):
-                raise ConfigError(f'colours: expected a colour as "#rrggbb" in quotes, came {colour!r:.60}')
+                raise ConfigError(f'colours: expected a colour as "#rrggbb" in quotes, came {colour!r:.60}; correct it')
             if codes.count(colour) > 1:
-                raise ConfigError(f"colours: {colour} stands for two classes; each needs its own")
+                raise ConfigError(f"colours: {colour} stands for two classes; give each its own")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -334,9 +339,16 @@ class PredictSpec(Checked):
         unit="GB",
         above=0,
     )
+    gpu_memory_gb: float | None = key(
+        None,
+        "what predict may take of a GPU's memory: then cores are as large as it allows, if the process that feeds the "
+        "GPU keeps to `memory_gb`; where there is no GPU, they are computed in parts that keep to `memory_gb`",
+        unit="GB",
+        above=0,
+    )
     core_px: int | None = key(
         None,
-        "side of a tile's core, a multiple of the network's stride; empty: planned from `memory_gb`",
+        "side of a tile's core, a multiple of the network's stride; empty: planned from the memory",
         unit="px",
         at_least=2,
     )
@@ -363,8 +375,8 @@ class EvaluateSpec(Checked):
     n_classes: int = key(2, "number of classes; follows from the list of classes", at_least=2, at_most=254)
     thin: bool = key(
         True,
-        "also score V-Rand and V-Info after thinning, at ten thresholds; whole images are held in memory for it, 13 "
-        "bytes per pixel and some more",
+        "also score V-Rand and V-Info after thinning, at eleven thresholds; whole images are held in memory for it, "
+        f"for which {THIN_BYTES} bytes per pixel are planned",
     )
 
 

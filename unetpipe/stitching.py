@@ -1,9 +1,8 @@
 """Instances of a slide, core by core: connected parts of its classes, holes filled, split where they are narrow."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,15 @@ from numpy.typing import NDArray
 
 from unetpipe.basins import REACH, STEPS, CoreBasins, core_basins, distance_heights, resolve_basins
 from unetpipe.geometry import Box
-from unetpipe.instances import Objects, core_components, relabelled, resolve
+from unetpipe.instances import CoreComponents, Objects, core_components, relabelled, resolve
 from unetpipe.labelling import Connectivity, label_core
 from unetpipe.masks import filled
 from unetpipe.measures import framed
-from unetpipe.signals import stop_if_asked
 from unetpipe.slides import Plane, create_plane
 from unetpipe.specs import SegmentSpec
+from unetpipe.unfinished import Unfinished
 
-__all__ = ["Stitched", "connected", "four_connected", "instances_of", "kinds_of"]
+__all__ = ["Stitched", "connected", "four_connected", "instances_of", "kinds_of", "turns"]
 
 OPPOSITE: dict[Connectivity, Connectivity] = {4: 8, 8: 4}
 
@@ -63,41 +62,64 @@ def kinds_of(spec: SegmentSpec, n_classes: int) -> tuple[int, ...]:
     return tuple(sorted({spec.classes.index(name) for name in spec.instances}))
 
 
+def turns(spec: SegmentSpec, n_classes: int) -> int:
+    """How often `instances_of` and `four_connected` go over the cores of a slide.
+
+    Examples
+    --------
+    >>> turns(SegmentSpec(), 3), turns(SegmentSpec(connectivity=8, fill_holes=True, split="distance"), 3)
+    (1, 7)
+    """
+    filling = len(kinds_of(spec, n_classes)) if spec.fill_holes else 0
+    return filling + 1 + 2 * (spec.split != "none") + 2 * (spec.connectivity == 8)
+
+
 def connected(
-    plane: Plane, values_of: Callable[[Box], NDArray[Any]], connectivity: Connectivity, *, min_area_px: int = 0
+    plane: Plane,
+    values_of: Callable[[Box], NDArray[Any]],
+    connectivity: Connectivity,
+    unfinished: Unfinished,
+    name: str,
+    *,
+    min_area_px: int = 0,
 ) -> Stitched:
-    """The connected parts of equal value, in the cores of a plane."""
+    """The connected parts of equal value, in the cores of a plane; what is known of a core is kept under a name."""
 
     def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
         return label_core(values_of(box), connectivity=connectivity)
 
-    cores, parts = tuple(plane.iter_shards()), []
-    for _, box in cores:
-        stop_if_asked()
+    def components(box: Box) -> dict[str, NDArray[Any]]:
         values = values_of(box)
         found = label_core(values, connectivity=connectivity)
-        parts.append(core_components(*found, core=box, image_width=plane.shape[1], values=values))
+        return core_components(*found, core=box, image_width=plane.shape[1], values=values).to_arrays()
+
+    cores = tuple(plane.iter_shards())
+    parts = [CoreComponents.from_arrays(a) for a in unfinished.each(name, [box for _, box in cores], components)]
     objects = resolve(parts, connectivity=connectivity, min_area_px=min_area_px)
     return Stitched(objects=objects, cores=cores, labelled=labelled)
 
 
-def four_connected(labels: Plane, folder: Path) -> Plane:
+def four_connected(labels: Plane, unfinished: Unfinished) -> Plane:
     """The 4-connected parts of labels, as an array on disk."""
-    return stored(connected(labels, labels.read, 4), labels, folder)
+    return stored(connected(labels, labels.read, 4, unfinished, "parts-cores"), labels, unfinished, "parts")
 
 
-def stored(labels: Stitched, like: Plane, folder: Path) -> Plane:
-    """Labels as an array on disk, in place of one that may be there."""
-    shutil.rmtree(folder, ignore_errors=True)
+def stored(labels: Stitched, like: Plane, unfinished: Unfinished, name: str) -> Plane:
+    """Labels as an array on disk, beside what is kept of an unfinished stage."""
+    folder = unfinished.folder / name
     plane = create_plane(folder, shape=like.shape, dtype=np.uint32, shard_side=like.shard_side)
     for number, (_, box) in enumerate(labels.cores):
-        stop_if_asked()
-        plane.write_shard(box, labels.block(number))
+        # A shard gets its name when it is whole: one that has it need not be made.
+        is_new = not plane.shard_path((box.start[0] // plane.shard_side, box.start[1] // plane.shard_side)).is_file()
+        if is_new:
+            plane.write_shard(box, labels.block(number), draft=name)
+            plane.take_draft(box, name)
+        unfinished.passed(box, is_new=is_new)
     return plane
 
 
 def instances_of(
-    classes: Plane, predicted: Plane, *, spec: SegmentSpec, scale: int, min_area_px: int, folder: Path
+    classes: Plane, predicted: Plane, *, spec: SegmentSpec, scale: int, min_area_px: int, unfinished: Unfinished
 ) -> tuple[Stitched, NDArray[np.uint8]]:
     """The instances of a slide.
 
@@ -113,8 +135,8 @@ def instances_of(
         Stored value of probability 1.
     min_area_px : int
         Smaller ones are dropped.
-    folder : Path
-        For an array that is needed as long as what comes back, where instances are split.
+    unfinished : Unfinished
+        Keeps what is needed as long as what comes back.
 
     Returns
     -------
@@ -122,17 +144,20 @@ def instances_of(
         Labels, numbered in raster order of their first pixels, and the class of each instance.
     """
     kinds = kinds_of(spec, predicted.channels)
-    whole = connected(classes, instance_values(classes, kinds, spec), spec.connectivity, min_area_px=min_area_px)
+    values_of = instance_values(classes, kinds, spec, unfinished)
+    whole = connected(classes, values_of, spec.connectivity, unfinished, "cores", min_area_px=min_area_px)
     own_kinds = whole.objects.values.astype(np.uint8)
     if spec.split == "none":
         return whole, own_kinds
     table = np.concatenate([[np.uint8(0)], own_kinds])
-    plane = stored(whole, classes, folder)
-    parts = split(plane, predicted, kinds, table, spec, scale, min_area_px)
+    plane = stored(whole, classes, unfinished, "whole")
+    parts = split(plane, predicted, kinds, table, spec, scale, min_area_px, unfinished)
     return parts, table[parts.objects.values]
 
 
-def instance_values(classes: Plane, kinds: Sequence[int], spec: SegmentSpec) -> Callable[[Box], NDArray[np.uint8]]:
+def instance_values(
+    classes: Plane, kinds: Sequence[int], spec: SegmentSpec, unfinished: Unfinished
+) -> Callable[[Box], NDArray[np.uint8]]:
     """A function that gives the class of those pixels of a core that belong to instances, 0 elsewhere."""
     own = np.zeros(256, np.uint8)
     own[list(kinds)] = kinds
@@ -145,14 +170,17 @@ def instance_values(classes: Plane, kinds: Sequence[int], spec: SegmentSpec) -> 
         return values_of
     around = OPPOSITE[spec.connectivity]
     boxes = [box for _, box in classes.iter_shards()]
+
+    def surroundings(kind: int, box: Box) -> dict[str, NDArray[Any]]:
+        values = values_of(box)
+        found = label_core(values != kind, connectivity=around)
+        parts = core_components(*found, core=box, image_width=classes.shape[1])
+        return parts.to_arrays() | {"taken": np.unique(found[0][values > 0])}
+
     belongs: dict[int, dict[Box, NDArray[np.bool_]]] = {}
     for kind in kinds:
-        parts, taken = [], []
-        for box in boxes:
-            values = values_of(box)
-            found, count = label_core(values != kind, connectivity=around)
-            parts.append(core_components(found, count, core=box, image_width=classes.shape[1]))
-            taken.append(np.unique(found[values > 0]))
+        records = list(unfinished.each(f"around-{kind}", boxes, partial(surroundings, kind)))
+        parts, taken = [CoreComponents.from_arrays(a) for a in records], [a["taken"] for a in records]
         belongs[kind] = dict(zip(boxes, filled(parts, connectivity=around, taken=taken), strict=True))
 
     def filled_values_of(box: Box) -> NDArray[np.uint8]:
@@ -174,6 +202,7 @@ def split(
     spec: SegmentSpec,
     scale: int,
     min_area_px: int,
+    unfinished: Unfinished,
 ) -> Stitched:
     """Instances parted where they are narrow, or less probable; their values are the labels of whole ones."""
     shape, reach = whole.shape, REACH if spec.split == "distance" else 0
@@ -199,9 +228,8 @@ def split(
         labels, record = basins(box)
         return labels, record.components.count
 
-    cores, records = tuple(whole.iter_shards()), []
-    for _, box in cores:
-        stop_if_asked()
-        records.append(basins(box)[1])
+    cores = tuple(whole.iter_shards())
+    found = unfinished.each("basins", [box for _, box in cores], lambda box: basins(box)[1].to_arrays())
+    records = [CoreBasins.from_arrays(arrays) for arrays in found]
     objects = resolve_basins(records, depth=depth, min_area_px=min_area_px)
     return Stitched(objects=objects, cores=cores, labelled=labelled)

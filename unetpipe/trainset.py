@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+import torch
 
+from unetpipe.devices import total_bytes
 from unetpipe.errors import ConfigError, ModelError
 from unetpipe.feed import Patches
 from unetpipe.losses import class_balance
@@ -14,7 +16,7 @@ from unetpipe.parsing import spec_from_json
 from unetpipe.patches import PatchStores, open_patches
 from unetpipe.specs import AugmentSpec, TrainSpec, canonical_json
 
-__all__ = ["check_validation", "class_weights", "seen_side", "training_patches", "validated"]
+__all__ = ["check_room", "check_validation", "class_weights", "seen_side", "training_patches", "validated"]
 
 
 def training_patches(manifests: Sequence[Manifest], side: int) -> Patches:
@@ -92,6 +94,40 @@ def check_validation(manifests: Sequence[Manifest], spec: TrainSpec) -> None:
             f"samples.tsv: no sample of split val, which {'patience' if spec.patience else 'schedule: plateau'} needs; "
             "mark at least one annotated image as val"
         )
+
+
+def check_room(manifests: Sequence[Manifest], spec: TrainSpec, device: torch.device) -> None:
+    """Refuse validation images that a device cannot see as a whole, if the network cannot be tiled.
+
+    Parameters
+    ----------
+    manifests : sequence of Manifest
+        All inputs of the training.
+    spec : TrainSpec
+        Its network.
+    device : torch.device
+        What validates.
+
+    Raises
+    ------
+    ConfigError
+        If its memory is less than what is planned.
+    """
+    if spec.network.geometry.tileable:
+        return
+    # Named at run time, so that changes of what is planned change no training.
+    planning = importlib.import_module("unetpipe.planning")
+    names, there = {m.sample for m in validated(manifests)}, total_bytes(device)
+    for image in (m for m in manifests if m.stage == "ingest" and m.sample in names):
+        height, width = image.facts["shape"]
+        plan = planning.plan_whole(spec.network, (height, width))
+        needed = plan.device_bytes if device.type == "cuda" else plan.host_bytes
+        if needed > there:
+            raise ConfigError(
+                f"{image.path}: {height} x {width} px as a whole, as which this network validates since it cannot be "
+                f"tiled, take {needed / 1e9:.1f} GB of memory, expected at most {there / 1e9:.1f} GB, which this "
+                f"{'GPU' if device.type == 'cuda' else 'machine'} has; crop the image, or take a network that is tiled"
+            )
 
 
 def seen_side(patches: Sequence[Manifest], spec: TrainSpec) -> int:

@@ -19,12 +19,12 @@ Read = Callable[..., tuple[np.ndarray, np.ndarray]]
 def read(tmp_path: Path) -> Read:
     """A function that writes an annotation (bytes, or JSON data) and gives its instances and classes."""
 
-    def call(content: Any, shape: tuple[int, int] = (6, 8), image: str = "a.tif", **keys: Any):
+    def call(content: Any, shape: tuple[int, int] = (6, 8), image: str = "a.tif", axes: Any = (), **keys: Any):
         path = tmp_path / "annotation"
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         keys["n_classes"] = len(keys.get("classes", ())) or keys.get("n_classes", 2)
         box = Box(start=(0, 0), stop=shape)
-        with open_truth(path, AnnotateSpec(**keys), shape=shape, image=image) as truth:
+        with open_truth(path, AnnotateSpec(**keys), shape=shape, image=image, axes=axes) as truth:
             truth.prepare([box])
             return truth.instances(box), truth.classes(box)
 

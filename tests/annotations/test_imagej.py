@@ -32,6 +32,8 @@ def roi(
     name: str = "",
     group: int = 0,
     position: int = 0,
+    z: int = 0,
+    t: int = 0,
     version: int = 228,
     subtype: int = 0,
 ) -> bytes:
@@ -46,7 +48,7 @@ def roi(
     second = 64 + len(body)
     head = b"Iout" + struct.pack(">hBx4hH", version, kind, *box, len(points)) + struct.pack(">4f", *floats)
     head += struct.pack(">hi8shhBBhii", 0, len(composite), b"", subtype, options, 0, 0, 0, position, second)
-    header2 = struct.pack(">4x5i", 0, 0, 0, second + 64 if name else 0, len(name)) + bytes(6) + bytes([group])
+    header2 = struct.pack(">4x5i", 0, z, t, second + 64 if name else 0, len(name)) + bytes(6) + bytes([group])
     return head + body + header2.ljust(64, b"\0") + name.encode("utf-16-be")
 
 
@@ -88,6 +90,13 @@ def test_an_oval_by_hand(read) -> None:
         [0, 0, 0, 0, 0, 0, 0, 0],
         [0, 0, 0, 0, 0, 0, 0, 0],
     ]
+
+
+@pytest.mark.parametrize("height", [2.0**20 + 1, 3e6, 2e9])
+def test_an_oval_of_more_rows_than_any_slide_is_refused(read, monkeypatch: pytest.MonkeyPatch, height: float) -> None:
+    monkeypatch.setattr("unetpipe.annotations.imagej.ellipse", None)
+    with pytest.raises(AnnotationError, match=rf"ROI 1 .*an oval of {height:.0f} rows, expected at most 1048576"):
+        read(roi(OVAL, options=SUBPIXEL, floats=(1.5, 0.5, 3.0, height)))
 
 
 def test_a_composite_with_a_hole_and_a_curve(read) -> None:
@@ -133,6 +142,15 @@ def test_positions_in_a_stack(read) -> None:
     assert read(content, plane=1)[1][0].tolist() == [0, 1, 1, 0, 0, 0, 0, 0]
     with pytest.raises(AnnotationError, match="2 planes"):
         read(content)
+    with pytest.raises(AnnotationError, match="no shape in plane 4, but 1 in others: 0; correct annotation_plane"):
+        read(archive(a=roi(box=(0, 0, 1, 1), position=1)), plane=4)
+
+
+def test_slices_and_frames_of_a_stack(read) -> None:
+    content = archive(a=roi(box=(0, 0, 1, 1), z=3, t=2), b=roi(box=(0, 1, 1, 2), z=3), c=roi(box=(0, 2, 1, 3), t=2))
+    axes = [("t", 2), ("z", 3)]
+    for plane, expected in ((5, [1, 0, 0]), (2, [0, 1, 0]), (3, [0, 0, 1])):
+        assert read(content, plane=plane, axes=axes)[1][0, :3].tolist() == expected
 
 
 @pytest.mark.parametrize("byteorder", [">", "<"])

@@ -116,6 +116,32 @@ def test_planes(read) -> None:
     assert read(shapes, plane=1)[0][0].tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
     with pytest.raises(AnnotationError, match=r"3 planes \(0 to 2\); choose one"):
         read(shapes)
+    with pytest.raises(
+        AnnotationError, match="no shape in plane 7, but 3 in others: 0, 1, 2; correct annotation_plane"
+    ):
+        read(shapes, plane=7)
+
+
+@pytest.mark.parametrize("order", ["zt", "tz"])
+def test_planes_by_z_and_t(read, order: str) -> None:
+    sizes = {"z": 4, "t": 2}
+    shapes = [feature(square(0, i, 1)) for i in range(8)]
+    for number, shape in enumerate(shapes):
+        at = np.unravel_index(number, [sizes[name] for name in order])
+        shape["geometry"]["plane"] = {"c": -1, **dict(zip(order, map(int, at), strict=True))}
+    axes = [(name, sizes[name]) for name in order]
+    for number in range(8):
+        assert np.flatnonzero(read(shapes, plane=number, axes=axes)[0][0]).tolist() == [number]
+    with pytest.raises(AnnotationError, match="the image has no z and t"):
+        read(shapes, plane=1, axes=[("z", 8)])
+    with pytest.raises(AnnotationError, match="the image has 3 z"):
+        read(shapes, plane=1, axes=[("t", 2), ("z", 3)])
+
+
+def test_all_shapes_of_one_plane_fit_an_image_of_one(read) -> None:
+    shape = feature(square(0, 0, 2))
+    shape["geometry"]["plane"] = {"z": 2, "t": 1}
+    assert read([shape])[0][0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_an_image_without_objects(read) -> None:

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetpipe.errors import AnnotationError, ConfigError
+from unetpipe.metrics import thinning
 from unetpipe.metrics.partitions import v_info, v_rand
 from unetpipe.metrics.scores import macro_mean, ratio
-from unetpipe.metrics.tables import contingency, pooled
+from unetpipe.metrics.tables import Contingency, contingency, pooled
 from unetpipe.metrics.thinning import THRESHOLDS, best, thin_tables, thinned
 
 
@@ -90,6 +91,27 @@ def test_void_pixels_are_thinned_but_not_counted() -> None:
     valid[:30] = True
     (table,) = thin_tables(truth, (_cells(7) > 0).astype(np.float32), thresholds=(0.5,), valid=valid)
     assert table.total == valid.sum() and v_rand(table).f.value == 1
+
+
+def test_cores_change_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    truth = ndimage.label(rng.random((61, 70)) > 0.4)[0].astype(np.uint32)
+    probability, valid = rng.random(truth.shape), rng.random(truth.shape) > 0.1
+    counted = []
+
+    def counting(one: NDArray[np.uint32], other: NDArray[np.uint32], **keys: NDArray[np.bool_]) -> Contingency:
+        counted.append(one.shape)
+        return contingency(one, other, **keys)
+
+    monkeypatch.setattr(thinning, "contingency", counting)
+    for core_px in (1, 17, 64):
+        tables = thin_tables(truth, probability, thresholds=(0.3, 0.6), valid=valid, core_px=core_px)
+        assert max(max(shape) for shape in counted) <= core_px
+        counted.clear()
+        for table, threshold in zip(tables, (0.3, 0.6), strict=True):
+            whole = contingency(truth, thinned(probability > threshold), valid=valid)
+            for part in ("truth_id", "prediction_id", "count"):
+                assert np.array_equal(getattr(table, part), getattr(whole, part))
 
 
 def test_best_prefers_the_first_and_what_is_defined() -> None:

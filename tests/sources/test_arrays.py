@@ -83,7 +83,11 @@ STORED: dict[str, dict[str, Any]] = {
     "v2 plain": {"zarr_format": 2, "compressors": None},
     "v2 columns first": {"zarr_format": 2, "order": "F"},
     "v2 zlib, delta": {"zarr_format": 2, "compressors": [numcodecs.Zlib()], "filters": [numcodecs.Delta(dtype="u2")]},
+    "v2 shuffle": {"zarr_format": 2, "compressors": [numcodecs.GZip()], "filters": [numcodecs.Shuffle(2)]},
+    "v2 blosc": {"zarr_format": 2, "compressors": [numcodecs.Blosc()]},
     "v2 lz4": {"zarr_format": 2, "compressors": [numcodecs.LZ4()]},
+    "v2 bz2": {"zarr_format": 2, "compressors": [numcodecs.BZ2()]},
+    "v2 lzma": {"zarr_format": 2, "compressors": [numcodecs.LZMA()]},
     "names": {"dimension_names": ["C", "Y", "X"]},
 }
 
@@ -94,6 +98,24 @@ def test_pixels_do_not_know_how_an_array_is_stored(tmp_path: Path, stored: str) 
     keys = {"chunks": (2, 20, 30)} | STORED[stored]
     zarr.create_array(tmp_path / "a", shape=image.shape, dtype=image.dtype, **keys)[...] = image
     np.testing.assert_array_equal(read(tmp_path / "a"), image)
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_damaged_chunks_end_in_one_line(tmp_path: Path, stored: str) -> None:
+    image = noise(3, 45, 70, dtype=np.uint16)
+    keys = {"chunks": (2, 20, 30)} | STORED[stored]
+    zarr.create_array(tmp_path / "a", shape=image.shape, dtype=image.dtype, **keys)[...] = image
+    chunk = min(p for p in (tmp_path / "a").rglob("*") if p.is_file() and p.name[0] not in ".z")
+    sound = chunk.read_bytes()
+    for content in (sound[: len(sound) // 2], sound[:20], b"no chunk" * 20):
+        chunk.write_bytes(content)
+        assert "is damaged or not supported" in refused(tmp_path / "a")
+
+
+def test_every_codec_that_is_listed_is_read_and_damaged() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    listed = page.partition("| codecs ")[2].partition(" |")[0].split(", ")
+    assert {name for name in listed if not any(name in case for case in STORED)} == set()
 
 
 def test_what_this_package_writes_is_read(tmp_path: Path) -> None:

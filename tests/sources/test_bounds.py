@@ -62,6 +62,12 @@ def test_half_a_frame_is_harmless_or_refused(content: bytes) -> None:
         check_chunk(content, ["zstd"], LIMIT)
 
 
+def test_a_blosc_chunk_that_is_cut_off_is_not_decoded() -> None:
+    sound = ENCODERS["blosc"](noise(1000).tobytes())
+    with pytest.raises(ValueError, match=f"has {len(sound) - 1} of {len(sound)} bytes: it is cut off"):
+        check_chunk(sound[:-1], ["blosc"], 1000)
+
+
 def test_plain_chunks_and_several_compressors() -> None:
     check_chunk(bytes(100), [], 100)
     with pytest.raises(ValueError, match="decodes to 100000 bytes"):

@@ -162,7 +162,6 @@ def test_flipped_bytes_of_a_pyramid_give_pixels_or_one_line(tmp_path: Path) -> N
 
 
 def test_openslide_reads_levels_that_are_whole_numbers_smaller(tmp_path: Path) -> None:
-    pytest.importorskip("openslide")
     image = noise(256, 320, 3)
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for step, kind in ((1, 0), (4, 1)):
@@ -175,6 +174,5 @@ def test_openslide_reads_levels_that_are_whole_numbers_smaller(tmp_path: Path) -
 
 
 def test_openslide_refuses_a_level_that_it_would_interpolate(data_folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("openslide")
     (tmp_path / "a.bif").symlink_to((data_folder / "wsi" / "tcga-cr-7395-01a-01-ts1.svs").resolve())
     assert re.search(r"level 1 that is 2\.0005 times smaller", refused(tmp_path / "a.bif", level=1))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from imagefiles import noise, refused, whole
+from imagefiles import noise, read, refused, whole
+from slidefiles import TILE, Writer, picture, write_dicom, write_leica, write_mirax, write_ventana
 from unetpipe.errors import SourceError
 from unetpipe.geometry import Box
 from unetpipe.sources.files import sha256_of_source
@@ -29,7 +30,6 @@ SLIDES = ["CMU-1-Small-Region.svs", "tcga-cr-7395-01a-01-ts1.svs", "test3-DAPI-2
 
 @pytest.mark.parametrize("name", SLIDES)
 def test_two_readers_agree_on_a_slide(data_folder: Path, tmp_path: Path, name: str) -> None:
-    pytest.importorskip("openslide")
     (tmp_path / "a b[1] ü.bif").symlink_to((data_folder / "wsi" / name).resolve())
     with open_source(data_folder / "wsi" / name) as ours, open_source(tmp_path / "a b[1] ü.bif") as theirs:
         assert (ours.shape, ours.channels, ours.dtype) == (theirs.shape, theirs.channels, theirs.dtype)
@@ -44,7 +44,6 @@ def test_two_readers_agree_on_a_slide(data_folder: Path, tmp_path: Path, name: s
 
 
 def test_a_slide_of_several_files(tmp_path: Path) -> None:
-    pytest.importorskip("openslide")
     from PIL import Image
 
     image = np.kron(noise(32, 40, 3), np.ones((8, 8, 1), np.uint8))
@@ -63,8 +62,63 @@ def test_a_slide_of_several_files(tmp_path: Path) -> None:
     assert sha256_of_source(tmp_path / "a.vms") != digest
 
 
+# By the end of its name: who writes it, height and width, and the pixels of bare glass around what is scanned.
+SCANNERS: dict[str, tuple[Writer, tuple[int, int], int]] = {
+    "dcm": (write_dicom, (200, 304), 0),
+    "mrxs": (write_mirax, (256, 384), 0),
+    "scn": (write_leica, (200, 304), TILE),
+    "bif": (write_ventana, (TILE + 2 * 56, TILE + 4 * 56), 0),
+}
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("ending", SCANNERS)
+def test_a_scanner_s_slide_comes_in_as_it_was_written(tmp_path: Path, ending: str, lossless: bool) -> None:
+    write, shape, glass = SCANNERS[ending]
+    levels = [picture(*shape), picture(*shape)[::2, ::2]]
+    path = write(tmp_path / f"a.{ending}", levels, 0.25, lossless=lossless)
+    # Squares of 4 px do not survive JPEG as those of 8 do.
+    for number, (written, apart) in enumerate(zip(levels, (1, 8), strict=True)):
+        edge = glass >> number
+        expected = np.pad(written, ((edge, edge), (edge, edge), (0, 0)), constant_values=255)
+        with open_source(path, level=number) as source:
+            assert len(source.levels) == 2 and source.levels[number] == source.shape == expected.shape[:2]
+            assert (source.pixel_sides_um, source.channels, source.dtype) == ((0.25, 0.25), 3, np.uint8)
+            pixels = np.moveaxis(whole(source, 50), 0, -1)
+        assert np.abs(pixels.astype(int) - expected).max() <= (0 if lossless else apart)
+
+
+def test_tiles_that_a_scanner_left_out_have_its_background(tmp_path: Path) -> None:
+    image = picture(128, 192)
+    path = write_mirax(tmp_path / "a.mrxs", [image], 0.5, lossless=True, missing=(1,))
+    image[:TILE, TILE : 2 * TILE] = (0x10, 0x20, 0x30)
+    np.testing.assert_array_equal(np.moveaxis(read(path), 0, -1), image)
+
+
+@pytest.mark.parametrize("ending", SCANNERS)
+def test_a_damaged_slide_of_a_scanner_is_one_line(tmp_path: Path, ending: str) -> None:
+    write, shape, _ = SCANNERS[ending]
+    path = write(tmp_path / f"a.{ending}", [picture(*shape)], 0.5, lossless=False)
+    files = sorted((tmp_path / "a").glob("*")) or [path]
+    for file in files:
+        data = file.read_bytes()
+        for kept in (0.02, 0.5, 0.999):
+            file.write_bytes(data[: int(kept * len(data))])
+            assert "is damaged or not supported (OpenSlide: " in refused(path)
+        file.write_bytes(data)
+    # The middle of a tile's JPEG is gone.
+    pixels = max(files, key=lambda file: file.stat().st_size)
+    data = bytearray(pixels.read_bytes())
+    begin = data.index(b"\xff\xda", len(data) // 3) + 20
+    data[begin : begin + 200] = bytes(200)
+    pixels.write_bytes(data)
+    assert "is damaged or not supported (OpenSlide: " in refused(path)
+    for file in files:
+        file.unlink()
+    assert ("no such file" if files == [path] else "Unsupported or missing image file") in refused(path)
+
+
 def test_two_readers_agree_on_every_pixel_without_loss(tmp_path: Path) -> None:
-    pytest.importorskip("openslide")
     image = noise(300, 400, 3)
     tifffile.imwrite(tmp_path / "a.tif", image, tile=(128, 128), photometric="rgb", compression="lzw")
     (tmp_path / "a.scn").symlink_to("a.tif")
@@ -74,7 +128,6 @@ def test_two_readers_agree_on_every_pixel_without_loss(tmp_path: Path) -> None:
 
 
 def test_what_openslide_does_not_take_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("openslide")
     for name, data in (("a.mrxs", b"\xff\xd8\xff"), ("a.dcm", bytes(128) + b"DICM"), ("a.vms", b"[Virtual]\n")):
         (tmp_path / name).write_bytes(data)
         assert "is damaged or not supported" in refused(tmp_path / name)

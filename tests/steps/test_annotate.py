@@ -175,3 +175,21 @@ def test_nothing_but_ignored_pixels(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("[]")
     with pytest.raises(AnnotationError, match=r"every pixel is ignored \(outside: ignore\)"):
         annotated(tmp_path, (4, 4), tmp_path / "a", outside="ignore")
+
+
+def test_shapes_of_a_stack_of_z_and_t_belong_to_their_plane(tmp_path: Path) -> None:
+    stack = np.zeros((2, 3, 6, 8), np.uint8)
+    tifffile.imwrite(tmp_path / "s.ome.tif", stack, metadata={"axes": "TZYX"}, photometric="minisblack")
+    drawn = square(1, 2, 3, "cell")
+    drawn["geometry"]["plane"] = {"c": -1, "z": 2, "t": 1}
+    (tmp_path / "s.geojson").write_text(json.dumps([drawn]))
+    image, output = tmp_path / "images" / "s.json", tmp_path / "labels" / "s.json"
+    for plane in (5, 2):
+        ingest(tmp_path / "s.ome.tif", output=image, spec=IngestSpec(plane=plane), code="i@1")
+        spec = AnnotateSpec(plane=plane, names={"cell": "foreground"})
+        if plane == 5:
+            annotate(tmp_path / "s.geojson", image, output=output, spec=spec, code="a@1")
+            assert read_manifest(output, stage="annotate").facts["class_counts"] == [39, 9]
+        else:
+            with pytest.raises(AnnotationError, match="no shape in plane 2, but 1 in others: 5; correct annot"):
+                annotate(tmp_path / "s.geojson", image, output=output, spec=spec, code="a@1")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from unetpipe.errors import ConfigError
 from unetpipe.manifests import read_manifest
 from unetpipe.slides import open_plane
 from unetpipe.specs import EvaluateSpec
@@ -33,6 +34,18 @@ def test_scores_follow_from_the_pixels(chain: Chain, tmp_path: Path) -> None:
     assert scores["pixel_error"]["n"] == SIDE**2
     assert {"seg", "f1", "v_rand_thin", "v_info_thin", "dice_class_0"} <= set(scores)
     assert (tmp_path / "metrics/m/b/scores.csv").read_text().startswith("metric,value,n,defined\n")
+
+
+def test_images_that_no_memory_holds_are_refused_unless_nothing_is_thinned(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "metrics" / "m" / "b.json"
+    monkeypatch.setattr(module, "machine_bytes", lambda: 40 * SIDE**2 - 1)
+    with pytest.raises(ConfigError, match=r"labels/b\.json: 90 x 90 px as a whole.*set evaluate\.thin: false"):
+        scored(chain, output)
+    evaluate(*(chain[name] for name in NAMES), output=output, spec=EvaluateSpec(thin=False), code="e@1")
+    monkeypatch.setattr(module, "machine_bytes", lambda: 40 * SIDE**2)
+    assert "v_rand_thin" in scored(chain, output)
 
 
 def test_cores_change_nothing(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from unetpipe.planning import plan_tiles
-from unetpipe.specs import UnetSpec
+from unetpipe.specs import PredictSpec, UnetSpec
 from unetpipe.steps.plan import plan
 
 from .conftest import Chain
@@ -27,6 +27,6 @@ def test_every_model_and_ingested_image_has_a_line(chain: Chain, tmp_path: Path)
     # c was not ingested. A network that cannot be tiled needs to know the image.
     assert [row[:2] for row in cells] == [["m", "any"], ["m", "b"], ["whole", "any"], ["whole", "b"]]
     assert "expected at least" in lines[2]
-    expected = plan_tiles([UnetSpec(depth=2, base_width=4)], shape=(90, 90))
+    expected = plan_tiles([UnetSpec(depth=2, base_width=4)], PredictSpec(), shape=(90, 90))
     assert cells[1][2:7] == ["90", "90", str(expected.core_px), str(expected.window_px), "1"]
     assert cells[1][-1] == f"{expected.work:.3f}"

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from unetpipe import validation
+from unetpipe import trainset, validation
 from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, Interrupted, ModelError
 from unetpipe.inference import predict_image
@@ -192,6 +192,20 @@ def test_no_network_sees_more_than_its_labels_need(network: Any, input_px: int, 
     facts = {"channels": 1, "input_px": input_px, "output_px": output_px}
     patches: Any = [SimpleNamespace(facts=facts)]
     assert seen_side(patches, replace(TRAIN, network=network)) == side
+
+
+def test_validation_images_that_no_memory_holds_are_refused_before_training(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tiles, 90 x 90 px take some more than 0.6 GB, which is the program; a network with tiles is not asked."""
+    network = PaddedUnetSpec(features=(4,), up="bilinear", align_corners=True)
+    keys = {"output": tmp_path / "models" / "m.json", "code": "t@1", "threads": 1}
+    inputs = [chain[name] for name in INPUTS]
+    monkeypatch.setattr(trainset, "total_bytes", lambda device: 500_000_000)
+    said = r"images/b\.json: 90 x 90 px as a whole.* take 0\.6 GB of memory, expected at most 0\.5 GB"
+    with pytest.raises(ConfigError, match=said):
+        train(inputs, spec=replace(TRAIN, network=network, steps=1), **keys)
+    train(inputs, spec=replace(TRAIN, network=replace(network, align_corners=False), steps=1), **keys)
 
 
 def test_classes_that_are_not_those_of_the_network_are_one_line(chain: Chain, tmp_path: Path) -> None:

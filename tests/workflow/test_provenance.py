@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import torch
 
 import unetpipe
 from unetpipe.errors import StoreError
-from unetpipe.steps.record import record
 from unetpipe.steps.verify import verify
 
 
@@ -59,17 +60,30 @@ def test_a_run_is_written_down(finished: Any) -> None:
     assert run["dag"] == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def test_lock_files_and_commit_are_written_down(tree: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_files_and_commit_are_written_down(tree: Any) -> None:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(tree.folder), "-c", "user.name=x", "-c", "user.email=x", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def recorded() -> Any:
+        command = [sys.executable, "-m", "unetpipe", "record"]
+        subprocess.run(command, cwd=tree.folder, env=tree.environment, check=True)
+        return json.loads((tree.results / "run.json").read_text())
+
     before = json.loads((tree.results / "run.json").read_text())
+    tree.own_package()
     (tree.folder / "requirements-cpu.lock").write_text("numpy==2.4.6\n")
-    monkeypatch.chdir(tree.folder)
-    record(Path("config/config.yaml"), results=Path("results"))
-    run = json.loads((tree.results / "run.json").read_text())
+    git("init", "--quiet")
+    git("add", "config", "environment.yml")
+    git("commit", "--quiet", "--message", "x")
+    run = recorded()
     assert run["locks"] == {"requirements-cpu.lock": hashlib.sha256(b"numpy==2.4.6\n").hexdigest()}
-    assert set(run["code"]) <= {"commit", "changed"}
+    assert run["code"] == {"commit": git("rev-parse", "HEAD"), "changed": False}
     assert {name: run[name] for name in ("dag", "config", "sources")} == {
         name: before[name] for name in ("dag", "config", "sources")
     }
+    (tree.folder / "environment.yml").unlink()
+    assert recorded()["code"] == run["code"] | {"changed": True}
 
 
 def test_all_is_well_and_the_command_says_so(finished: Any) -> None:

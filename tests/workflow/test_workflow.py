@@ -2,10 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from projects import DONE
 
 
 def test_lint_has_nothing_to_say(blank: Any) -> None:
@@ -99,6 +103,17 @@ def test_snakemake_writes_its_own_report(finished: Any, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     text = page.read_text(encoding="utf-8")
     assert all(f'"{rule}"' in text for rule in ("ingest", "train", "report"))
+
+
+@pytest.mark.parametrize("name", ["models/m", "probabilities/m/t"])
+def test_a_command_without_a_fingerprint_finds_the_result_of_the_workflow(tree: Any, name: str) -> None:
+    manifest = json.loads((tree.results / f"{name}.json").read_text())
+    inputs = [f"results/{name}.json" for name in sorted(manifest["inputs"])]
+    command = [sys.executable, "-m", "unetpipe", manifest["stage"], *inputs, "--output", f"results/{name}.json"]
+    command += ["--spec", json.dumps(manifest["spec"])]
+    ended = subprocess.run(command, cwd=tree.folder, env=tree.environment, capture_output=True, text=True)
+    assert ended.returncode == 0 and DONE in ended.stderr, ended.stderr
+    assert tree.pending() == set()
 
 
 def test_a_mistake_is_one_line(blank: Any, tmp_path: Path) -> None:

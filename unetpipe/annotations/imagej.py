@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
-from unetpipe.annotations.shapes import ClassNames, Shape, refused
+from unetpipe.annotations.shapes import ClassNames, Place, Shape, refused
 from unetpipe.errors import AnnotationError
 from unetpipe.polygons import Rings, area_of, ellipse, rectangles
 from unetpipe.sources.refusals import damage_reported
@@ -35,6 +35,8 @@ _LOWEST = -5000
 _ROI_BYTES = 64 * 2**20
 _ZIP_ENTRIES = 1_000_000
 _ZIP_BYTES = 2 * 2**30
+# More than any slide has; an oval becomes one rectangle per row.
+_OVAL_ROWS = 2**20
 _CURVE = np.linspace(0, 1, 17)[1:, None]
 # A running number behind a name, as in "cell-12", "cell 3" or "cell (4)".
 _NUMBER = re.compile(r"[\s._#(-]*\d+\)?$")
@@ -167,14 +169,17 @@ def _class(name: str, group: int, names: ClassNames) -> int:
     return names.value_of(name or None) if found is None else found
 
 
-def _second_header(data: bytes) -> tuple[str, int, int | None]:
+def _second_header(data: bytes) -> tuple[str, int, Place | None]:
     """Name, group and plane of a ROI: "", 0 and None where it does not say."""
     position, offset = struct.unpack_from(">ii", data, 56)
-    name, group, plane = "", 0, position - 1 if position > 0 else None
+    name, group = "", 0
+    plane: Place | None = position - 1 if position > 0 else None
     if 64 <= offset <= len(data) - 52:
         _, slice_, frame, at, length = struct.unpack_from(">5i", data, offset + 4)
         group = data[offset + 30]
-        plane = plane if plane is not None else max(slice_, frame) - 1 if max(slice_, frame) > 0 else None
+        # Of a stack with z and t the position is 0.
+        if plane is None and max(slice_, frame) > 0:
+            plane = (max(slice_ - 1, 0), max(frame - 1, 0))
         if 0 < at <= at + 2 * length <= len(data):
             name = data[at : at + 2 * length].decode("utf-16-be", "replace")
     return name, group, plane
@@ -194,6 +199,8 @@ def _part(data: bytes, kind: int) -> Rings | None:
             box = (y, x, y + height, x + width)
         if not (box[0] < box[2] and box[1] < box[3] and max(map(abs, box)) < 2**31):
             return None
+        if kind == _OVAL and box[2] - box[0] > _OVAL_ROWS:
+            raise ValueError(f"an oval of {box[2] - box[0]:.0f} rows, expected at most {_OVAL_ROWS}")
         return rectangles(np.array([box])) if kind == _RECTANGLE else ellipse(*box)
     count = struct.unpack_from(">H", data, 16)[0] or struct.unpack_from(">i", data, 18)[0]
     if count < 3:

@@ -132,7 +132,7 @@ def _class_name(properties: dict[str, Any], names: ClassNames) -> str | None:
     return name if names.find(name) is not None or ":" not in name else name.split(":")[0].strip()
 
 
-def _plane(geometry: Any) -> int | None:
-    """The z or t plane that QuPath notes in a geometry, None without a note."""
+def _plane(geometry: Any) -> tuple[int, int] | None:
+    """The z and t that QuPath notes in a geometry, None without a note."""
     plane = geometry.get("plane")
-    return int(plane.get("z", 0)) or int(plane.get("t", 0)) if isinstance(plane, dict) else None
+    return (int(plane.get("z", 0)), int(plane.get("t", 0))) if isinstance(plane, dict) else None

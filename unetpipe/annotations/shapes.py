@@ -14,7 +14,10 @@ from unetpipe.polygons import Rings, area_of
 from unetpipe.sources.refusals import refusal
 from unetpipe.specs import IGNORE
 
-__all__ = ["MAX_VERTICES", "ClassNames", "Shape", "polygon_of", "refused", "shape_of"]
+__all__ = ["MAX_VERTICES", "ClassNames", "Place", "Shape", "polygon_of", "refused", "shape_of"]
+
+Place = int | tuple[int, int]
+"""A plane of a stack: its number, or its z and t."""
 
 MAX_VERTICES = 50_000_000
 """Most vertices of all outlines of a file: 0.8 GB."""
@@ -50,14 +53,15 @@ class Shape:
         Polygons whose union it is, each of them even-odd.
     area : float
         Area in px of all parts.
-    plane : int or None
-        Plane of a stack on which it was drawn, counted from 0; None where the file does not say.
+    plane : int or (int, int) or None
+        Plane of a stack on which it was drawn, counted from 0 through all of them, or its z and t; None where the file
+        does not say.
     """
 
     value: int
     parts: tuple[Rings, ...]
     area: float
-    plane: int | None = None
+    plane: Place | None = None
 
 
 class ClassNames:
@@ -174,7 +178,7 @@ def polygon_of(rings: Sequence[Any], notes: Counter[str]) -> Rings | None:
     return np.concatenate(found), np.array([len(points) for points in found], np.int64)
 
 
-def shape_of(value: int, parts: Sequence[Rings], *, plane: int | None = None) -> Shape:
+def shape_of(value: int, parts: Sequence[Rings], *, plane: Place | None = None) -> Shape:
     """A shape of polygons whose rings behind the first are holes.
 
     Parameters
@@ -183,8 +187,8 @@ def shape_of(value: int, parts: Sequence[Rings], *, plane: int | None = None) ->
         Its class.
     parts : sequence of Rings
         At least one.
-    plane : int, optional
-        Plane of a stack on which it was drawn.
+    plane : int or (int, int), optional
+        Plane of a stack on which it was drawn; see `Shape`.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from unetpipe.annotations.imagej import iter_imagej
 from unetpipe.annotations.jsonitems import iter_items
 from unetpipe.annotations.maps import Truth, open_map
 from unetpipe.annotations.qupath import iter_qupath
-from unetpipe.annotations.shapes import MAX_VERTICES, ClassNames, Shape, refused
+from unetpipe.annotations.shapes import MAX_VERTICES, ClassNames, Place, Shape, refused
 from unetpipe.geometry import Box
 from unetpipe.polygons import paint, polygons_of
 from unetpipe.sources.images import open_source
@@ -26,6 +26,7 @@ __all__ = ["ShapeTruth", "form_of", "open_truth"]
 log = logging.getLogger(__name__)
 
 Form = Literal["map", "coco", "qupath", "imagej"]
+Axes = Sequence[tuple[str, int]]
 
 _COCO_KEYS = {"images", "annotations", "categories"}
 
@@ -103,7 +104,9 @@ class ShapeTruth:
 
 
 @contextmanager
-def open_truth(path: Path, spec: AnnotateSpec, *, shape: tuple[int, int], image: str) -> Iterator[Truth]:
+def open_truth(
+    path: Path, spec: AnnotateSpec, *, shape: tuple[int, int], image: str, axes: Axes = ()
+) -> Iterator[Truth]:
     """Open an annotation file of any form.
 
     Parameters
@@ -117,6 +120,8 @@ def open_truth(path: Path, spec: AnnotateSpec, *, shape: tuple[int, int], image:
         Height and width of the image in px.
     image : str
         File name of the image, which COCO files look up.
+    axes : sequence of (str, int)
+        What the planes of the image count through, the last one fastest; see `unetpipe.sources.Source`.
 
     Yields
     ------
@@ -135,7 +140,7 @@ def open_truth(path: Path, spec: AnnotateSpec, *, shape: tuple[int, int], image:
         with open_source(path, plane=spec.plane, palette=palette) as source:
             yield open_map(source, spec, shape)
         return
-    truth = _drawn(path, spec, form, shape, image)
+    truth = _drawn(path, spec, form, shape, image, axes)
     yield truth
     if count := int(np.unique(truth.owners[truth.crossing]).size):
         log.warning("%s: %d shapes cross themselves; what their outline runs around twice is left out", path, count)
@@ -175,7 +180,7 @@ def form_of(path: Path, spec: AnnotateSpec) -> Form:
     raise refused(path, f"expected COCO (images, annotations, categories) or GeoJSON (features), came the keys {shown}")
 
 
-def _drawn(path: Path, spec: AnnotateSpec, form: Form, shape: tuple[int, int], image: str) -> ShapeTruth:
+def _drawn(path: Path, spec: AnnotateSpec, form: Form, shape: tuple[int, int], image: str, axes: Axes) -> ShapeTruth:
     """The shapes of a file, checked against the image and the classes."""
     names, notes = ClassNames(spec.class_names, spec.names or {}), Counter[str]()
     if form == "coco":
@@ -184,7 +189,7 @@ def _drawn(path: Path, spec: AnnotateSpec, form: Form, shape: tuple[int, int], i
         found = iter_qupath(path, names=names, objects=spec.objects, notes=notes)
     else:
         found = iter_imagej(path, names=names, notes=notes)
-    shapes = _of_plane(path, _bounded(path, found), spec.plane)
+    shapes = _of_plane(path, list(_bounded(path, found)), spec.plane, axes)
     names.check(path)
     truth = ShapeTruth(shapes, outside=spec.outside)
     cut, apart = truth.outside(shape)
@@ -212,13 +217,42 @@ def _bounded(path: Path, shapes: Iterator[Shape]) -> Iterator[Shape]:
         yield shape
 
 
-def _of_plane(path: Path, shapes: Iterator[Shape], plane: int | None) -> list[Shape]:
+def _of_plane(path: Path, shapes: list[Shape], plane: int | None, axes: Axes) -> list[Shape]:
     """The shapes of the chosen plane, and those that belong to all planes."""
-    found = list(shapes)
-    planes = sorted({shape.plane for shape in found if shape.plane is not None})
-    if plane is None and len(planes) > 1:
+    places = {shape.plane for shape in shapes if shape.plane is not None}
+    if plane is None and len(places) < 2:
+        return shapes
+    numbers = {place: _number(path, place, axes) for place in places}
+    planes = sorted(set(numbers.values()))
+    if plane is None:
         shown = f"{planes[0]} to {planes[-1]}"
         raise refused(
             path, f"holds shapes of {len(planes)} planes ({shown}); choose one with annotation_plane in the sheet"
         )
-    return [shape for shape in found if plane is None or shape.plane in (None, plane)]
+    kept = [shape for shape in shapes if shape.plane is None or numbers[shape.plane] == plane]
+    if shapes and not kept:
+        raise refused(
+            path,
+            f"has no shape in plane {plane}, but {len(shapes)} in others: {', '.join(map(str, planes))}; correct "
+            "annotation_plane in the sheet, or name an empty file where nothing is to be found",
+        )
+    return kept
+
+
+def _number(path: Path, place: Place, axes: Axes) -> int:
+    """The number of a plane in an image whose planes count through the axes."""
+    if isinstance(place, int):
+        return place
+    at, number = dict(zip("zt", place, strict=True)), 0
+    several = {name: size for name, size in axes if size > 1}
+    if not {"z", "t"} <= several.keys():
+        if min(place) == 0:
+            return max(place)
+        raise refused(
+            path, f"has shapes at z {at['z']}, t {at['t']}, but the image has no z and t; name the image they lie on"
+        )
+    for name, size in axes:
+        if not 0 <= at.get(name, 0) < size:
+            raise refused(path, f"has shapes at {name} {at[name]}, but the image has {size} {name}; name its own image")
+        number = number * size + at.get(name, 0)
+    return number

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unetpipe.errors import AnnotationError, ConfigError
 from unetpipe.labelling import label_core
 from unetpipe.metrics.scores import Score
-from unetpipe.metrics.tables import Contingency, contingency
+from unetpipe.metrics.tables import Contingency, contingency, merged
 
 __all__ = ["THRESHOLDS", "BestScore", "best", "thin_tables", "thinned"]
 
@@ -36,8 +36,8 @@ def thinned(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     -----
     A watershed over the rest of the image at equal height, with the components as seeds: all grow by one pixel at a
     time, first come, first served in raster order, and a pixel that two of them reach becomes line. So a border of even
-    thickness gives one row more to one side, and stumps of border that part nothing vanish. O(pixels) time, 13 bytes
-    per pixel of memory for the whole image.
+    thickness gives one row more to one side, and stumps of border that part nothing vanish. O(pixels) time, 20 bytes
+    per pixel of memory for the whole image, more where components are many.
 
     References
     ----------
@@ -57,6 +57,7 @@ def thin_tables(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     valid: NDArray[np.bool_] | None = None,
+    core_px: int = 1024,
 ) -> tuple[Contingency, ...]:
     """Tables of the true objects against the thinned prediction, one per threshold.
 
@@ -70,6 +71,9 @@ def thin_tables(
         0, 0.1 ... 1 where not given.
     valid : (Y, X) bool, optional
         Pixels to count; all where not given. Borders are thinned with the others in sight.
+    core_px : int
+        Side of the cores whose pixels are counted one by one, and summed; it changes no table. Borders are thinned in
+        the whole image, for how far a region grows depends on all others, however far away.
 
     Returns
     -------
@@ -105,9 +109,21 @@ def thin_tables(
             f"truth of {truth_labels.shape} px and probability of {foreground_probability.shape} px: expected equal "
             "shapes; read both at the same level and from the same box"
         )
-    return tuple(
-        contingency(truth_labels, thinned(foreground_probability > threshold), valid=valid) for threshold in thresholds
-    )
+    cores = _cores(truth_labels.shape, core_px)
+
+    def table(regions: NDArray[np.uint32]) -> Contingency:
+        masks = [None if valid is None else valid[core] for core in cores]
+        return merged(
+            contingency(truth_labels[core], regions[core], valid=mask) for core, mask in zip(cores, masks, strict=True)
+        )
+
+    return tuple(table(thinned(foreground_probability > threshold)) for threshold in thresholds)
+
+
+def _cores(shape: tuple[int, ...], side: int) -> list[tuple[slice, slice]]:
+    """Squares of a side that cover a (Y, X) image."""
+    ys, xs = ([slice(start, start + side) for start in range(0, size, side)] for size in shape)
+    return [(y, x) for y in ys for x in xs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

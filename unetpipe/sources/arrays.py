@@ -217,7 +217,8 @@ class ArraySource:
         if min(sizes) < 1:
             raise refusal(self.path, f"declares an array of {sizes}: no pixels")
         counted = [(name, n) for name, n in zip(axes, sizes, strict=True) if name not in ("c", "y", "x")]
-        number = chosen_plane(self.path, [("images" if name == "i" else name, n) for name, n in counted], plane)
+        self.plane_axes = tuple(("images" if name == "i" else name, n) for name, n in counted)
+        number = chosen_plane(self.path, self.plane_axes, plane)
         at = np.unravel_index(number, [n for _, n in counted]) if counted else ()
         planar = [k for k, name in enumerate(axes) if name not in ("c", "y", "x")]
         self.axes, self.fixed = axes, {k: int(i) for k, i in zip(planar, at, strict=True)}

@@ -45,7 +45,7 @@ def check_chunk(data: bytes, codecs: Sequence[str], limit: int) -> None:
     Raises
     ------
     ValueError
-        If it declares or holds more, or is compressed several times.
+        If it declares or holds more, is compressed several times, or is shorter than blosc's header says.
 
     Examples
     --------
@@ -62,9 +62,14 @@ def _decoded_size(data: bytes, codec: str, limit: int) -> int:
     """Bytes that a chunk declares to decode to, or, where it does not, does decode to, as far as that matters."""
     if codec == "zstd":
         return _zstd_size(data, limit)
-    if codec in ("blosc", "lz4"):
-        at = 4 if codec == "blosc" else 0
-        return int(struct.unpack_from("<I", data, at)[0])
+    if codec == "blosc":
+        size, _, stored = struct.unpack_from("<III", data, 4)
+        # Its decoder trusts this length, and reads whatever lies in memory behind a shorter chunk.
+        if stored > len(data):
+            raise ValueError(f"a chunk has {len(data)} of {stored} bytes: it is cut off")
+        return int(size)
+    if codec == "lz4":
+        return int(struct.unpack_from("<I", data)[0])
     if codec in ("gzip", "zlib"):
         small = len(data) * _DEFLATE_RATIO <= _HARMLESS
         return 0 if small else len(zlib.decompressobj(47).decompress(data, limit + _SLACK + 1))

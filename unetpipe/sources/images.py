@@ -56,6 +56,8 @@ class Source(Protocol):
     """Height and width of a pixel of the finest level in um, where the file declares some that can be believed."""
     channel_names: tuple[str, ...]
     """One name per channel, or none at all where the file does not name them."""
+    plane_axes: tuple[tuple[str, int], ...]
+    """Name and size of each axis that planes count through, the last one fastest; none where there is one plane."""
 
     @property
     def levels(self) -> list[tuple[int, int]]:

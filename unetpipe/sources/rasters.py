@@ -156,6 +156,7 @@ class RasterSource:
     shape: tuple[int, int]
     pixel_sides_um: tuple[float, float] | None = None
     channel_names: tuple[str, ...] = ()
+    plane_axes: tuple[tuple[str, int], ...] = ()
 
     def __init__(self, path: Path, *, plane: int | None, level: int, palette: Palette) -> None:
         self.path = path

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 from typing import Literal
 from xml.etree.ElementTree import ParseError
@@ -38,13 +39,14 @@ _RATIO_FREE = 64 * 2**20
 
 _ANEW = "copy it again, or export it anew"
 
-# Decoders raise nearly anything on damaged input; this is every built-in class that was seen or is documented.
+# Decoders raise nearly anything on damaged input; this is every class that was seen or is documented.
 _DAMAGE = (
     ArithmeticError,
     AssertionError,
     AttributeError,
     BufferError,
     EOFError,
+    LZMAError,
     LookupError,
     MemoryError,
     OSError,

@@ -120,6 +120,7 @@ class TiffSource:
                 samples, values = first.samplesperpixel, math.prod(first.shaped)
                 planes = page_planes(description, group, pages=len(entries), samples=samples, values=values)
                 self._refs = planes.channels[chosen_plane(path, planes.axes, plane)]
+                self.plane_axes = tuple(planes.axes)
                 self._entries, self._group = entries, group
                 if level:
                     check_level(path, self.levels, level)

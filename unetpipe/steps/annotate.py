@@ -47,14 +47,16 @@ def annotate(annotation: Path, image: Path, *, output: Path, spec: AnnotateSpec,
     # New pixels in a frame of the same size leave the truth as it is: only the frame enters the key, and the name of
     # the file, by which COCO knows the image.
     file = next((name.removeprefix("source/") for name in source.inputs if name.startswith("source/")), "")
-    seen = {name: source.facts[name] for name in ("source_shape", "factor", "pixel_size_um")} | {"file": file}
+    seen = {name: source.facts[name] for name in ("source_shape", "factor", "pixel_size_um", "plane_axes")}
+    seen["file"] = file
     frame = dataclasses.replace(source, content=canonical_json(seen))
     stamp = source_stamp(annotation)
     with open_ledger(output, stage="annotate", spec=spec, code=code, inputs=[frame], sources=[annotation]) as ledger:
         if ledger.complete:
             return
         resampling = Resampling(shape=tuple(source.facts["source_shape"]), factor=source.facts["factor"])
-        with open_truth(annotation, spec, shape=resampling.shape, image=file) as truth:
+        axes = source.facts["plane_axes"]
+        with open_truth(annotation, spec, shape=resampling.shape, image=file, axes=axes) as truth:
             instances, classes = write_truth(truth, ledger, resampling, spec)
             drawn, kind = truth.count, truth.kind
         check_unchanged(annotation, stamp)

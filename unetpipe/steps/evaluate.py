@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from unetpipe.errors import ConfigError
 from unetpipe.geometry import Box
+from unetpipe.heap import machine_bytes
 from unetpipe.ledgers import open_ledger
 from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.metrics.objects import f1, match_counts, seg, seg_sum
@@ -18,7 +20,7 @@ from unetpipe.metrics.scores import Score
 from unetpipe.metrics.tables import Contingency, confusion, contingency, merged
 from unetpipe.metrics.thinning import THRESHOLDS, best, thin_tables
 from unetpipe.slides import digest_of, open_plane
-from unetpipe.specs import IGNORE, EvaluateSpec
+from unetpipe.specs import IGNORE, THIN_BYTES, EvaluateSpec
 
 __all__ = ["evaluate"]
 
@@ -46,6 +48,7 @@ def evaluate(
         if ledger.complete:
             return
         predicted, _, truth = sources
+        check_room(truth, spec)
         pixels, objects = count_cores(predicted, truth, spec)
         matches, sums = match_counts(objects), seg_sum(objects)
         scores = pixel_scores(pixels) | {"seg": seg(sums), "f1": f1(matches)}
@@ -62,6 +65,17 @@ def evaluate(
         write_file(ledger.store / "scores.csv", table.to_csv(index=False).encode())
         ledger.append("tables", digest_of(pixels))
         ledger.publish(facts)
+
+
+def check_room(truth: Manifest, spec: EvaluateSpec) -> None:
+    """Refuse images that this machine cannot hold as a whole, if they have to be."""
+    height, width = open_plane(truth.store / "classes" / "0").shape
+    needed, there = THIN_BYTES * height * width, machine_bytes()
+    if spec.thin and needed > there:
+        raise ConfigError(
+            f"{truth.path}: {height} x {width} px as a whole, which evaluate.thin needs, take {needed / 1e9:.1f} GB of "
+            f"memory, expected at most {there / 1e9:.1f} GB, which this machine has; set evaluate.thin: false"
+        )
 
 
 def count_cores(predicted: Manifest, truth: Manifest, spec: EvaluateSpec) -> tuple[np.ndarray[Any, Any], Contingency]:
@@ -90,11 +104,11 @@ def pixel_scores(table: np.ndarray[Any, Any]) -> dict[str, Score]:
 def thin_scores_of(
     probabilities: Manifest, truth: Manifest, spec: EvaluateSpec
 ) -> tuple[dict[str, Any], dict[str, Score]]:
-    """V-Rand and V-Info after thinning: at every threshold, and the best."""
+    """V-Rand and V-Info after thinning: at every threshold, and the best; thinned as a whole, counted core by core."""
     foreground = open_plane(probabilities.store / "0").read_whole()[spec.foreground] / probabilities.facts["scale"]
     instances = open_plane(truth.store / "instances" / "0").read_whole()
     valid = open_plane(truth.store / "classes" / "0").read_whole() != IGNORE
-    tables = thin_tables(instances, foreground, valid=valid)
+    tables = thin_tables(instances, foreground, valid=valid, core_px=CORE)
     facts: dict[str, Any] = {"thresholds": list(THRESHOLDS)}
     scores: dict[str, Score] = {}
     for name, metric in (("v_rand", v_rand), ("v_info", v_info)):

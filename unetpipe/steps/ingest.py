@@ -51,8 +51,8 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
         Beside it a store with the arrays ``0``, ``1`` ... (C, Y, X). ``pixel_size_um`` is their pixel size,
         ``nominal_um`` the one they stand for (`spec.pixel_size_um` where it is set, within 2 % of theirs), ``factor``
         the side of their pixels in px of the source's finest level, of shape ``source_shape``, two along y and x where
-        they differ. With `spec.tissue`, the label image
-        ``tissue`` beside them is 1 where there is tissue, at the ``level`` of the fact ``tissue``.
+        they differ, ``plane_axes`` what its planes count through. With `spec.tissue`, the label image ``tissue`` beside
+        them is 1 where there is tissue, at the ``level`` of the fact ``tissue``.
 
     Notes
     -----
@@ -103,6 +103,7 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
                 "percentiles": windows,
                 "tissue": tissue,
                 "channel_names": names,
+                "plane_axes": source.plane_axes,
             }
             check_unchanged(image, stamp)
             ledger.publish(facts)

@@ -9,7 +9,7 @@ from unetpipe.manifests import read_manifest
 
 __all__ = ["plan"]
 
-HEADER = ("model", "sample", "height", "width", "core", "window", "cores", "CPU GB", "GPU GB", "kFLOP/px", "work")
+HEADER = ("model", "sample", "height", "width", "core", "window", "cores", "host GB", "GPU GB", "kFLOP/px", "work")
 
 
 def plan(config: Path, *, images: Path) -> Iterator[str]:
@@ -25,8 +25,9 @@ def plan(config: Path, *, images: Path) -> Iterator[str]:
     Yields
     ------
     str
-        Lines of a table: side of core and window in px, number of cores, predicted peak of the memory where the
-        processor or a GPU computes, arithmetic per output pixel, and the same relative to an infinite tile.
+        Lines of a table: side of core and window in px, number of cores, predicted peaks of the process and of a GPU,
+        arithmetic per output pixel, and the same relative to an infinite tile. What is imported counts as the usual
+        network of its family, since no key tells its sizes.
     """
     chosen = read_config(config)
     yield row(HEADER)

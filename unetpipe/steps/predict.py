@@ -25,7 +25,6 @@ from unetpipe.progress import TileProgress
 from unetpipe.slides import Plane, create_plane, shard_boxes
 from unetpipe.sources.files import check_unchanged, source_stamp
 from unetpipe.specs import PredictSpec
-from unetpipe.symmetries import GROUPS
 from unetpipe.units import agree
 from unetpipe.workers import open_workers
 
@@ -84,13 +83,7 @@ def predict(
         check_fit(source, trained)
         nets = [network_spec(model.facts["network"]) for model in trained]
         height, width = source.facts["shape"]
-        plan = plan_tiles(
-            nets,
-            shape=(height, width),
-            memory_gb=spec.memory_gb,
-            core_px=spec.core_px,
-            forms=len(GROUPS[spec.symmetries]),
-        )
+        plan = plan_tiles(nets, spec, shape=(height, width))
         shape = (nets[0].classes, height, width)
         result = create_plane(ledger.store / "0", shape=shape, dtype=np.uint16, shard_side=plan.shard_px)
         inside = mask_of(source, spec, region)
@@ -109,6 +102,7 @@ def predict(
             store=ledger.store.absolute(),
             spec=spec,
             core_px=plan.core_px,
+            part_px=plan.part_px,
             threads=usable_threads(threads),
             key=key_of(ledger.identity),
         )

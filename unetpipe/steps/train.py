@@ -35,7 +35,7 @@ from unetpipe.ranks import is_first
 from unetpipe.schedules import best_row, is_exhausted
 from unetpipe.specs import TrainSpec, canonical_json
 from unetpipe.training import fit, steps_at_once
-from unetpipe.trainset import check_validation, class_weights, seen_side, training_patches
+from unetpipe.trainset import check_room, check_validation, class_weights, seen_side, training_patches
 from unetpipe.trainstate import TrainingState, follow_first, restore, snapshot, start
 from unetpipe.units import common_pixel_size
 from unetpipe.validation import validation
@@ -129,6 +129,7 @@ def train(
             log.warning("train: pixel size not known of every sample; taken for that of the others")
         devices = devices or lease_devices(gpus)
         check_share(spec, len(devices))
+        check_room(manifests, spec, devices[0])
         share = max(1, threads // len(devices))
         # A GPU computes while its process reads; a processor does both itself.
         readers = min(2 if patches[0].facts["count"] else share, max(share - 1, int(devices[0].type == "cuda")))
