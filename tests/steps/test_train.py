@@ -21,7 +21,7 @@ import torch
 from unetpipe import trainset, validation
 from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, Interrupted, ModelError
-from unetpipe.inference import predict_image
+from unetpipe.inference import Forward, predict_image
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.ledgers import Ledger
 from unetpipe.manifests import read_manifest
@@ -147,6 +147,17 @@ def test_scores_of_the_history_are_those_of_the_kept_parameters(
     assert row["pixel_error"] == pytest.approx((said != (true == 1)).mean(), rel=1e-12)
     loss = -np.log(np.where(true == 1, found[1], found[0]).astype(np.float64)).mean()
     assert 0 < row["iou"] < 1 and row["validation_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_validations_that_run_out_of_memory_name_what_helps_a_training(
+    validated: Callable[[int, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Forward, "mean", refuse)
+    with pytest.raises(ModelError, match=r"^prediction: out of memory with tiles of 2 px.*network\.base_width"):
+        validated(32, "refused")
 
 
 @pytest.mark.parametrize("core", [1, 5, 11])
