@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from unetpipe import devices
 from unetpipe.devices import (
     check_gpus,
     choose_device,
@@ -57,6 +58,40 @@ def test_one_or_none_is_no_demand(two_gpus: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     lease_devices.cache_clear()
     assert list(lease_devices(0)) == list(lease_devices(1)) == [CPU] == [choose_device()]
+
+
+@pytest.mark.parametrize(
+    ("variables", "file", "refused"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0"}, "nvidia0", True),
+        ({"SLURM_JOB_GPUS": "3"}, "nvidia3", True),
+        ({"CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_GPUS": "3"}, "nvidia3", False),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, "nvidia0", False),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, "nvidiactl", False),
+        ({}, "nvidia0", False),
+    ],
+)
+def test_a_gpu_that_the_job_was_given_and_that_does_not_work_is_refused(
+    variables: dict[str, str], file: str, refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "DEVICE_FILES", tmp_path)
+    (tmp_path / file).touch()
+    lease_devices.cache_clear()
+    try:
+        if refused:
+            with pytest.raises(ConfigError, match=r"^GPU [03]: given to this job .* finds none; look at") as caught:
+                lease_devices(1)
+            assert len(str(caught.value)) <= 300
+        else:
+            assert list(lease_devices(1)) == [CPU]
+        assert list(lease_devices(0)) == [CPU]
+    finally:
+        lease_devices.cache_clear()
 
 
 def test_jobs_lease_different_gpus_until_they_end(two_gpus: Path, caplog: pytest.LogCaptureFixture) -> None:

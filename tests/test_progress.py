@@ -89,7 +89,9 @@ def test_the_log_gets_a_line_a_minute_and_a_last_one(caplog: pytest.LogCaptureFi
     assert not [message for message in caplog.messages if "busy" in message]
 
 
-def test_event_files_hold_each_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a writer of event files is told."""
     written: list[Any] = []
 
     class Writer:
@@ -105,12 +107,25 @@ def test_event_files_hold_each_row_once(tmp_path: Path, monkeypatch: pytest.Monk
             written.append("closed")
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    return written
+
+
+def test_event_files_hold_each_row_once(tmp_path: Path, written: list[Any]) -> None:
     events = EventFiles(tmp_path / "events")
     for rows in (HISTORY[:1], HISTORY[:1], HISTORY):
         events.follow(rows)
     events.close()
     rows = [("loss", 0.5, 5), ("iou", 0.25, 5), ("loss", 0.25, 10), ("iou", 0.5, 10)]
     assert written == [("purge", 0), *rows, "closed"]
+
+
+def test_rows_behind_the_fall_of_a_training_are_taken_back(tmp_path: Path, written: list[Any]) -> None:
+    events = EventFiles(tmp_path / "events")
+    for rows in (HISTORY, HISTORY[:1], [*HISTORY[:1], {"step": 10, "loss": 0.125}]):
+        events.follow(rows)
+    before = [("loss", 0.5, 5), ("iou", 0.25, 5)]
+    lost = [("loss", 0.25, 10), ("iou", 0.5, 10)]
+    assert written == [("purge", 0), *before, *lost, "closed", ("purge", 0), *before, ("loss", 0.125, 10)]
 
 
 def test_nothing_is_written_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +141,8 @@ def test_tensorboard_reads_the_event_files(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventFiles(tmp_path / "events")
-    events.follow(HISTORY)
+    for rows in (HISTORY, HISTORY[:1], [*HISTORY[:1], {"step": 10, "loss": 0.5, "iou": 0.125}]):
+        events.follow(rows)
     events.close()
     found = EventAccumulator(str(tmp_path / "events")).Reload().Scalars("iou")
-    assert [(row.step, row.value) for row in found] == [(5, 0.25), (10, 0.5)]
+    assert [(row.step, row.value) for row in found] == [(5, 0.25), (10, 0.125)]

@@ -35,19 +35,28 @@ def test_a_dead_head_ends_the_training_in_one_line(look_every: int) -> None:
     state = start(Constant(range(30, 31)), spec, CPU)
     with pytest.raises(ModelError, match=r"the head is dead .*; set network.head_relu: false, or") as caught:
         trained(state, [], spec, look_every=look_every)
-    assert state.flat == state.step - 31
-    assert DEAD_STEPS <= state.flat < DEAD_STEPS + look_every
+    assert state.flat == DEAD_STEPS and 131 <= state.step < 131 + look_every
     assert len(str(caught.value)) <= 300
 
 
 def test_the_count_of_flat_steps_is_resumed() -> None:
     spec = replace(SPEC, steps=500, validate_every=60)
     saved: list[TrainingState] = []
-    with pytest.raises(ModelError, match=r"up to step 100: .* another seed or a lower learning_rate"):
+    with pytest.raises(ModelError, match=r"by step 100: .* another seed or a lower learning_rate"):
         trained(start(Constant(range(0)), spec, CPU), saved, spec, validate=None)
     assert saved[-1].step == saved[-1].flat == 60
-    with pytest.raises(ModelError, match="up to step 100"):
+    with pytest.raises(ModelError, match="by step 100"):
         trained(saved[-1], [], spec, validate=None)
+
+
+@pytest.mark.parametrize("look_every", [1, 7, 32, 70])
+def test_whoever_looks_when_the_dead_are_the_same(look_every: int) -> None:
+    """A hundred flat steps between two looks count, ninety-nine do not."""
+    spec = replace(SPEC, steps=240, validate_every=240)
+    with pytest.raises(ModelError, match="in 100 steps in a row"):
+        trained(start(Constant(range(100, 240)), spec, CPU), [], spec, validate=None, look_every=look_every)
+    lively = start(Constant(range(99, 240)), spec, CPU)
+    assert trained(lively, [], spec, validate=None, look_every=look_every).step == 240
 
 
 def test_what_is_seldom_flat_goes_on() -> None:

@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Half precisions, for `torch.autocast`."""
 
+# Where a GPU shows, whether or not its driver works.
+DEVICE_FILES = Path("/dev")
+
 # Environment variables that change which instructions compute, or how many threads add up.
 DECISIVE = (
     "OMP_NUM_THREADS",
@@ -95,7 +98,7 @@ def lease_devices(gpus: int) -> Sequence[torch.device]:
     Raises
     ------
     ConfigError
-        If more than one GPU is asked for and fewer are there.
+        If more than one GPU is asked for and fewer are there; or one, which this job was given and torch cannot use.
 
     Notes
     -----
@@ -110,6 +113,8 @@ def lease_devices(gpus: int) -> Sequence[torch.device]:
     """
     check_gpus(gpus)
     if gpus == 0 or not torch.cuda.is_available():
+        if gpus:
+            check_promise()
         return [torch.device("cpu")]
     folder = Path(tempfile.gettempdir()) / f"unetpipe-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -124,6 +129,17 @@ def lease_devices(gpus: int) -> Sequence[torch.device]:
         log.warning("GPUs are in use by other jobs; sharing them: run as many jobs at once as there are GPUs")
         leased += [number for number in there if number not in leased][: gpus - len(leased)]
     return [torch.device("cuda", number) for number in leased]
+
+
+def check_promise() -> None:
+    """Refuse a job that was given a GPU which torch cannot use: on processors, it would take days in place of hours."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("SLURM_JOB_GPUS", ""))
+    if given not in ("", "-1", "NoDevFiles") and any(DEVICE_FILES.glob("nvidia[0-9]*")):
+        raise ConfigError(
+            f"GPU {given}: given to this job (CUDA_VISIBLE_DEVICES, SLURM_JOB_GPUS), but torch {torch.__version__} "
+            "finds none; look at nvidia-smi, and for a torch that is built for it; or ask for none: gpu: 0, and "
+            "CUDA_VISIBLE_DEVICES= by hand"
+        )
 
 
 def check_gpus(gpus: int) -> None:

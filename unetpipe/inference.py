@@ -197,8 +197,8 @@ class Forward:
             half = side // 2 // stride * stride
             if half < stride or not all(net.tileable for net in nets):
                 raise ModelError(
-                    f"predict: out of memory with tiles of {side} px, the smallest for this network; use a narrower "
-                    "one, or run fewer jobs at once"
+                    f"prediction: out of memory with tiles of {side} px, the smallest for this network; use a narrower "
+                    "one (network.base_width or network.features), or run fewer jobs at once"
                 )
             self.side = half
             if self.device.type == "cuda":

@@ -203,9 +203,15 @@ class EventFiles:
             self.make = None
 
     def follow(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Write the rows that are new; the first call of a process takes back what others wrote."""
+        """Write the rows that are new; the first call of a process takes back what others wrote.
+
+        Where a training went back, all rows are written anew, and those behind its fall are taken back.
+        """
         if self.make is None:
             return
+        if len(history) < self.written:
+            self.close()
+            self.written = 0
         if self.writer is None:
             self.writer = self.make(str(self.folder), purge_step=0)
         for row in history[self.written :]:

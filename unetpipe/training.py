@@ -24,7 +24,7 @@ from unetpipe.ranks import add_up, any_of, count, from_first, is_own
 from unetpipe.schedules import best_row, is_exhausted, learning_rate
 from unetpipe.signals import stop_asked
 from unetpipe.specs import TrainSpec
-from unetpipe.trainstate import TrainingState, follow_average, judge, logit_deviation, restore, snapshot
+from unetpipe.trainstate import MOST_FLAT, TrainingState, follow_average, judge, logit_deviation, restore, snapshot
 
 __all__ = ["fit", "steps_at_once"]
 
@@ -38,8 +38,6 @@ Watch = Callable[[TrainingState, int], None]
 
 # Steps in a row that may be skipped before the training goes back.
 MOST_SKIPPED = 3
-# Steps in a row whose logits may be the same everywhere before the training ends.
-MOST_FLAT = 100
 # Steps that are looked at together where a look makes the device wait.
 AT_ONCE = 32
 
@@ -300,7 +298,7 @@ def check_alive(state: TrainingState, spec: TrainSpec) -> None:
     if getattr(spec.network, "head_relu", False):
         remedy = "set network.head_relu: false, or take another seed"
     raise ModelError(
-        f"training: no logit differs between pixels in {state.flat} steps in a row up to step {state.step}: the head "
+        f"training: no logit differs between pixels in {state.flat} steps in a row by step {state.step}: the head "
         f"is dead and learns no more; {remedy}"
     )
 

@@ -14,7 +14,6 @@ from unetpipe.losses import class_balance
 from unetpipe.manifests import Manifest
 from unetpipe.parsing import spec_from_json
 from unetpipe.patches import PatchStores, open_patches
-from unetpipe.planning import plan_whole
 from unetpipe.specs import AugmentSpec, TrainSpec, canonical_json
 
 __all__ = ["check_room", "check_validation", "class_weights", "seen_side", "training_patches", "validated"]
@@ -116,10 +115,12 @@ def check_room(manifests: Sequence[Manifest], spec: TrainSpec, device: torch.dev
     """
     if spec.network.geometry.tileable:
         return
+    # Named at run time, so that changes of what is planned change no training.
+    planning = importlib.import_module("unetpipe.planning")
     names, there = {m.sample for m in validated(manifests)}, total_bytes(device)
     for image in (m for m in manifests if m.stage == "ingest" and m.sample in names):
         height, width = image.facts["shape"]
-        plan = plan_whole(spec.network, (height, width))
+        plan = planning.plan_whole(spec.network, (height, width))
         needed = plan.device_bytes if device.type == "cuda" else plan.host_bytes
         if needed > there:
             raise ConfigError(

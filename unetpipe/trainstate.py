@@ -15,6 +15,7 @@ from unetpipe.ranks import count, from_first
 from unetpipe.specs import TrainSpec
 
 __all__ = [
+    "MOST_FLAT",
     "TrainingState",
     "follow_average",
     "follow_first",
@@ -31,8 +32,10 @@ FAR_ABOVE_MEDIAN = 100.0
 FAR_ABOVE_LONGEST = 10.0
 WINDOW = 64
 ENOUGH = 16
-# Logits that spread less than this are the same everywhere.
+# Logits that spread less than this are the same everywhere ...
 FLAT = 1e-6
+# ... and a network whose logits were so in this many steps in a row is dead.
+MOST_FLAT = 100
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ class TrainingState:
     skipped : int
         Steps skipped in a row.
     flat : int
-        Steps in a row whose logits were the same everywhere; skipped steps say nothing.
+        Steps in a row whose logits were the same everywhere, up to 100, where it stays; skipped steps say nothing.
     anchor : int
         Step of the last validation that did not lie among skipped steps, where a lost training goes back to; 0 for
         the first state.
@@ -70,6 +73,8 @@ class TrainingState:
         One row per validation: step, learning rate, training loss, and what validation gave.
     best : dict of str to Tensor
         Parameters of the best validation so far; empty before the first.
+    circumstances : list of dict
+        What equal bits depend on, of each kind of run that had a part in this state.
     compiled : callable or None
         The network's compiled form, with the same parameters; None if there is none.
     """
@@ -88,6 +93,7 @@ class TrainingState:
     retreats: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    circumstances: list[dict[str, Any]] = field(default_factory=list)
     compiled: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -102,7 +108,9 @@ class TrainingState:
 
 
 # What of the state is plain JSON data.
-PLAIN = ("step", "loss_sum", "losses", "norms", "skipped", "flat", "anchor", "retreats", "history")
+PLAIN = (
+    "step", "loss_sum", "losses", "norms", "skipped", "flat", "anchor", "retreats", "history", "circumstances",
+)  # fmt: skip
 
 
 def start(network: nn.Module, spec: TrainSpec, device: torch.device) -> TrainingState:
@@ -226,7 +234,8 @@ def judge(state: TrainingState, loss: float, norm: float, deviation: float = mat
     if finite and not is_outlier(norm, state.norms):
         state.norms = [*state.norms, norm][-WINDOW:] if norm > 0 else state.norms
         state.loss_sum, state.losses, state.skipped = state.loss_sum + loss, state.losses + 1, 0
-        state.flat = state.flat + 1 if deviation < FLAT else 0
+        # Whoever is dead stays dead, so that it does not count when somebody looks.
+        state.flat = min(state.flat + 1, MOST_FLAT) if deviation < FLAT or state.flat == MOST_FLAT else 0
         return True
     rescales = state.scaler.is_enabled() and math.isfinite(loss) and not finite and state.scaler.get_scale() > 1
     state.skipped += 0 if rescales else 1

@@ -21,7 +21,7 @@ import torch
 from unetpipe import trainset, validation
 from unetpipe.checkpoints import read_weights
 from unetpipe.errors import ConfigError, GeometryError, Interrupted, ModelError
-from unetpipe.inference import predict_image
+from unetpipe.inference import Forward, predict_image
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.ledgers import Ledger
 from unetpipe.manifests import read_manifest
@@ -31,6 +31,7 @@ from unetpipe.networks import build_network
 from unetpipe.signals import asked
 from unetpipe.slides import open_plane
 from unetpipe.specs import TrainSpec, canonical_json
+from unetpipe.steps import train as stage
 from unetpipe.steps.train import seen_side, train
 
 from .conftest import NETWORK, TRAIN, Chain
@@ -148,6 +149,17 @@ def test_scores_of_the_history_are_those_of_the_kept_parameters(
     assert 0 < row["iou"] < 1 and row["validation_loss"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_validations_that_run_out_of_memory_name_what_helps_a_training(
+    validated: Callable[[int, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Forward, "mean", refuse)
+    with pytest.raises(ModelError, match=r"^prediction: out of memory with tiles of 2 px.*network\.base_width"):
+        validated(32, "refused")
+
+
 @pytest.mark.parametrize("core", [1, 5, 11])
 def test_a_stop_in_the_middle_of_a_validation_loses_nothing(
     core: int, validated: Callable[[int, str], Path], monkeypatch: pytest.MonkeyPatch
@@ -220,6 +232,28 @@ def test_without_validation_images_the_last_parameters_are_kept(chain: Chain, tm
     facts = read_manifest(output).facts
     assert facts["kept_step"] == 12
     assert set(facts["history"][-1]) == {"step", "learning_rate", "loss"}
+
+
+def test_the_card_tells_of_every_run_that_had_a_part(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped behind the first step, and ended on another processor."""
+    call = {"output": tmp_path / "models" / "m.json", "spec": TRAIN, "code": "t@1", "threads": 1}
+    for kind in ("old", "new"):
+        monkeypatch.setattr(stage, "host_facts", {"instructions": kind}.copy)
+        asked.set()
+        try:
+            with pytest.raises(Interrupted):
+                train([chain[name] for name in INPUTS], **call)
+        finally:
+            asked.clear()
+    monkeypatch.setattr(stage, "host_facts", {"instructions": "old"}.copy)
+    train([chain[name] for name in INPUTS], **call)
+    card = json.loads((tmp_path / "models" / "m" / "card.json").read_text())
+    assert [run["instructions"] for run in card["circumstances"]] == ["old", "new"]
+    assert {run["compiled"] for run in card["circumstances"]} == {False}
+    # What is predicted with these parameters depends on no card.
+    assert read_manifest(tmp_path / "models" / "m.json").content == read_manifest(chain["models/m"]).content
 
 
 @pytest.mark.parametrize("moment", ["append", "write_line", "publish", "write_manifest"])

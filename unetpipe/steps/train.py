@@ -67,6 +67,8 @@ class Job:
         Threads that read patches ahead.
     side : int
         Side in px of what the network sees of each patch.
+    devices : int
+        How many share the training.
     """
 
     inputs: tuple[Path, ...]
@@ -77,6 +79,7 @@ class Job:
     threads: int
     workers: int
     side: int
+    devices: int
 
 
 def train(
@@ -111,7 +114,7 @@ def train(
 
     Several GPUs (or any `devices`) share the patches of each step, one process each, and the processors among them.
     Their number is no part of the key: like that of the threads, it changes the order of additions only. The card
-    tells both.
+    tells both, of every run that had a part in the result, and whether the network was compiled.
     """
     manifests = [read_manifest(path) for path in inputs]
     with open_ledger(output, stage="train", spec=spec, code=code, inputs=manifests) as ledger:
@@ -139,16 +142,10 @@ def train(
             threads=share,
             workers=readers if workers is None else workers,
             side=side,
+            devices=len(devices),
         )
         together(optimise, devices, job)
-        circumstances = {
-            "torch": torch.__version__,
-            "threads": usable_threads(share),
-            "instructions": host_facts()["instructions"],
-            "device": devices[0].type,
-            "devices": len(devices),
-        }
-        publish(ledger, patches, spec, circumstances)
+        publish(ledger, patches, spec)
 
 
 def check_share(spec: TrainSpec, devices: int) -> None:
@@ -169,6 +166,7 @@ def optimise(device: torch.device, job: Job) -> None:
     first = is_first()
     prepare(device, job.threads)
     progress = Progress(spec.steps, sys.stderr)
+    own = circumstances(device, job)
     events = EventFiles(job.output.parents[1] / "events" / job.output.stem)
     try:
         state = first_state(spec, device)
@@ -183,7 +181,7 @@ def optimise(device: torch.device, job: Job) -> None:
             validate=validation(manifests, spec, patches[0].facts["intensity"], device, progress) if first else None,
             save=lambda now: save(now, job, events),
             recall=lambda now, step: recall(now, step, job, spec, device),
-            watch=(lambda now, pixels: show(progress, now, pixels)) if first else None,
+            watch=(lambda now, pixels: show(progress, now, pixels, own)) if first else None,
             workers=job.workers,
             drawn=not patches[0].facts["count"],
             device=device,
@@ -202,8 +200,22 @@ def optimise(device: torch.device, job: Job) -> None:
         write_cost(job.output, pace, device)
 
 
-def show(progress: Progress, state: TrainingState, pixels: int) -> None:
-    """Tell where the training is."""
+def circumstances(device: torch.device, job: Job) -> dict[str, Any]:
+    """What the bits of this run depend on, beside settings and data."""
+    return {
+        "torch": torch.__version__,
+        "threads": usable_threads(job.threads),
+        "instructions": host_facts()["instructions"],
+        "device": device.type,
+        "devices": job.devices,
+    }
+
+
+def show(progress: Progress, state: TrainingState, pixels: int, own: dict[str, Any]) -> None:
+    """Tell where the training is; the state takes note of what this run's part in it depends on."""
+    whole = own | {"compiled": state.compiled is not None}
+    if whole not in state.circumstances:
+        state.circumstances.append(whole)
     progress.show(state.step, state.loss_sum / max(state.losses, 1), pixels)
 
 
@@ -296,7 +308,7 @@ def owner_of(work: Job | Ledger) -> str:
     return hashlib.sha256(canonical_json(work.identity).encode()).hexdigest()
 
 
-def publish(ledger: Ledger, patches: Sequence[Manifest], spec: TrainSpec, circumstances: dict[str, Any]) -> None:
+def publish(ledger: Ledger, patches: Sequence[Manifest], spec: TrainSpec) -> None:
     """Write the best parameters, their card and the history, all from the last checkpoint, and close the ledger."""
     found = read_latest_checkpoint(folder_of(ledger), owner=owner_of(ledger))
     tensors, plain = found if found is not None else ({}, {"step": 0, "history": []})
@@ -317,7 +329,7 @@ def publish(ledger: Ledger, patches: Sequence[Manifest], spec: TrainSpec, circum
         "retreats": plain["retreats"],
     }
     digest = write_weights(ledger.store / "weights.safetensors", best)
-    card = {"sha256": digest, **facts, "circumstances": circumstances}
+    card = {"sha256": digest, **facts, "circumstances": plain["circumstances"]}
     write_file(ledger.store / "card.json", json.dumps(card, indent=1, sort_keys=True).encode())
     write_file(ledger.store / "history.csv", pd.DataFrame(history).to_csv(index=False).encode())
     ledger.append("weights", digest)
