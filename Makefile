@@ -30,7 +30,7 @@ cluster: $(VENV)/.installed-dev
 
 faults: $(VENV)/.installed-dev
 	$(ENTER) && UNETPIPE_FAULTS_TABLE=docs/faults.md OMP_NUM_THREADS=1 pytest -q -m 'faults or not faults' \
-		-n $$(($$(nproc) + 1)) --dist worksteal tests/faults; code=$$?; cat docs/faults.md; exit $$code
+		-n $$(($$(nproc) + 1)) --dist loadgroup tests/faults
 
 viewers: $(VENV)/.installed-dev .venv-viewers/.installed
 	$(ENTER) && pytest -q tests/test_viewers.py

@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from projects import Project, finished_once, new_project
+from projects import Project, finished_once, new_project, small_project
 
 # The time of one example is the machine's affair, not the code's.
 hypothesis.settings.register_profile("unetpipe", deadline=None, max_examples=50, derandomize=True)
@@ -49,9 +49,7 @@ def tree(finished: Project, tmp_path: Path) -> Project:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project of three samples that has not run yet, for kills of whole runs; not to be changed, use a copy."""
-    project = new_project(tmp_path_factory.mktemp("small") / "project", "avt")
-    project.configure(train={"steps": 40, "validate_every": 10})
-    return project
+    return small_project(tmp_path_factory.mktemp("small") / "project")
 
 
 @pytest.fixture(scope="session")

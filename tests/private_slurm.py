@@ -158,7 +158,7 @@ class PrivateSlurm:
 
     def jobs(self) -> dict[str, dict[str, str]]:
         """What SLURM knows of every job, by id."""
-        return by_id(self.call("scontrol", "show", "job", "-o"))
+        return by_id(self.call("scontrol", "show", "job", "-d", "-o"))
 
     def completed(self) -> dict[str, dict[str, str]]:
         """What SLURM has written of every job that ended into its log of completions, by id."""

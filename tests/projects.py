@@ -86,7 +86,7 @@ class Project:
     def kill_when(self, reached: Callable[[], bool], *, delay_s: float = 0.0) -> bool:
         """Start the daily command and kill it with all its jobs a while behind a point; False if it ended before."""
         with self.start() as running:
-            while running.poll() is None and not _is_reached(reached):
+            while running.poll() is None and not is_reached(reached):
                 time.sleep(0.005)
             time.sleep(delay_s)
             killed = running.poll() is None
@@ -140,7 +140,7 @@ class Project:
         return Project(folder)
 
 
-def _is_reached(reached: Callable[[], bool]) -> bool:
+def is_reached(reached: Callable[[], bool]) -> bool:
     """Whether a point is reached; not, where a file or folder went away while it was looked at."""
     try:
         return reached()
@@ -179,6 +179,13 @@ def new_project(folder: Path, samples: str = "".join(SPLITS)) -> Project:
     (folder / "config" / "samples.tsv").write_text("\n".join(rows) + "\n")
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     return Project(folder)
+
+
+def small_project(folder: Path) -> Project:
+    """A project of three samples that has not run yet, for kills of whole runs."""
+    project = new_project(folder, "avt")
+    project.configure(train={"steps": 40, "validate_every": 10})
+    return project
 
 
 def finished_once(blank: Project, base: Path, name: str) -> Project:

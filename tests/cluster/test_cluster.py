@@ -1,6 +1,5 @@
 """The workflow through a real SLURM with the profile as it stands: what is asked for, who holds a GPU, what re-runs."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from clusterprojects import PROFILE, QUICK, ClusterProject, cluster_in_tmp
 from private_slurm import PrivateSlurm, missing, wait_for
 from projects import ROOT, Project
 
+SAMPLES = {"a": "train", "v": "val", "t": "test"}
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.xdist_group("cluster"),
@@ -30,19 +30,26 @@ def cluster() -> Iterator[PrivateSlurm]:
 
 @pytest.fixture(scope="module")
 def ran(blank: Project, cluster: PrivateSlurm, tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
-    """The project behind its first run on the cluster."""
+    """A small form of the simulated example behind its first run on the cluster, by the words of docs/cluster.md."""
     project = ClusterProject(blank.copy(tmp_path_factory.mktemp("cluster") / "project").folder, cluster)
-    sheet = project.folder / "config/samples.tsv"
+    project.configure(simulate={"folder": "drawn", "image_side": 80, "diameter_px": 14.0})
     # One sample for each of training, validation and test: every job takes seconds to begin.
-    kept = [line for line in sheet.read_text().splitlines() if line.split("\t")[0] in ("sample", "a", "v", "t")]
-    sheet.write_text("\n".join(kept) + "\n")
-    project.run()
+    rows = [f"{s}\tdrawn/images/{s}.tif\tdrawn/labels/{s}.tif\t{split}" for s, split in SAMPLES.items()]
+    (project.folder / "config/samples.tsv").write_text("\n".join(["sample\timage\tannotation\tsplit", *rows, ""]))
+    assert project.follow_the_page() == [f"snakemake {way}--profile workflow/profiles/slurm" for way in ("-n ", "")]
     return project
+
+
+def test_the_page_is_followed(ran: ClusterProject) -> None:
+    jobs = [job for job in ran.cluster.jobs().values() if ran.folder.as_posix() in job["StdOut"]]
+    assert {(job["Account"], job["Partition"]) for job in jobs} == {("tests", "normal")}
+    assert "report" in ran.manifests()
 
 
 def test_gpus_are_held_by_training_and_prediction_only(ran: ClusterProject) -> None:
     asked = ran.asked()
     assert set(asked) == {
+        "group_draw_simulate",
         "group_read_annotate_ingest",
         "group_deform_augment_weigh",
         "group_score_evaluate_segment",
@@ -52,9 +59,10 @@ def test_gpus_are_held_by_training_and_prediction_only(ran: ClusterProject) -> N
         for job in jobs:
             assert job["gpus"] == (name in ("rule_train", "rule_predict")), name
             assert (job["tasks"], job["nodes"], job["state"]) == (1, 1, "COMPLETED"), name
-    # Three samples are read side by side in one job.
-    assert [job["cpus"] for job in asked["group_read_annotate_ingest"]] == [3]
-    assert len(asked["rule_doctor"]) == 2 and sum(map(len, asked.values())) == 8
+    # Three samples are drawn, and read, side by side in one job.
+    for name in ("group_draw_simulate", "group_read_annotate_ingest"):
+        assert [job["cpus"] for job in asked[name]] == [3]
+    assert len(asked["rule_doctor"]) == 2 and sum(map(len, asked.values())) == 9
 
 
 def test_memory_and_time_are_those_of_the_rules(ran: ClusterProject) -> None:
@@ -73,11 +81,12 @@ def test_memory_and_time_are_those_of_the_rules(ran: ClusterProject) -> None:
 
 
 def test_what_re_runs_is_the_same_as_without_a_cluster(ran: ClusterProject) -> None:
-    assert ran.pending(*PROFILE) == set(), "nothing has changed"
-    for number, path in enumerate(sorted(ran.folder.glob("images/*"))):
-        os.utime(path, (2_000_000_000 - number,) * 2)
-    assert ran.pending(*PROFILE) == set(), "time stamps have"
     last = max(map(int, ran.cluster.jobs()))
+    ran.run()
+    for path in ran.folder.glob("drawn/*/*"):
+        path.touch()
+    ran.run()
+    assert max(map(int, ran.cluster.jobs())) == last, "nothing has changed, then time stamps have: no job"
     ran.configure(evaluate={"thin": False})
     assert ran.pending(*PROFILE) == {"metrics/m/t", "report"}
     ran.run()
@@ -87,13 +96,30 @@ def test_what_re_runs_is_the_same_as_without_a_cluster(ran: ClusterProject) -> N
     )
 
 
+def test_of_a_group_with_a_failed_job_the_others_are_kept(ran: ClusterProject, tmp_path: Path) -> None:
+    tree = ClusterProject(ran.copy(tmp_path / "project").folder, ran.cluster)
+    shutil.rmtree(tree.results)
+    path, target = tree.folder / "drawn/images/t.tif", "results/labels/t.json"
+    targets = (target, "results/images/a.json", "results/images/v.json")
+    sound = path.read_bytes()
+    path.write_bytes(sound[: len(sound) // 2])
+    ended = tree.snakemake(*PROFILE, *QUICK, "--retries", "0", *targets)
+    assert ended.returncode == 1 and "t.tif: truncated" in ended.stderr, ended.stderr[-4000:]
+    path.write_bytes(sound)
+    tree.run(*targets)
+    computed, _ = tree.ran()
+    assert computed == {"ingest/t", "annotate/t"}
+
+
 def test_a_training_that_is_cancelled_goes_on_to_the_same_bytes(ran: ClusterProject, tmp_path: Path) -> None:
     ran.configure(train={"steps": 600, "validate_every": 300, "checkpoint_s": 1.0, "learning_rate": 0.002})
     alone = ran.copy(tmp_path / "project")
     alone.run("results/models/m.json")
     forget(ran, "models/m")
     last = max(map(int, ran.cluster.jobs()))
-    command = ("python", "-m", "snakemake", *PROFILE, *QUICK, "results/models/m.json")
+    # With as many threads as in the tests without a cluster: this machine may have no more.
+    words = (*PROFILE, *QUICK, "--cores", "2", "results/models/m.json")
+    command = ("python", "-m", "snakemake", *words)
     with (tmp_path / "log").open("wb") as log:
         running = subprocess.Popen(command, cwd=ran.folder, env=ran.environment, stdout=log, stderr=log)
         wait_for(

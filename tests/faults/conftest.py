@@ -1,12 +1,17 @@
 """What the faults share, and the table of what came."""
 
 import os
+import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
-from projects import ROOT, Project
+from projects import ROOT, Project, finished_once, small_project
+from unetpipe.netspecs import PaddedUnetSpec
+from unetpipe.networks.padded_unet import build
 
 from .stages import commands as commands_of
 
@@ -23,6 +28,17 @@ bytes as those of an undisturbed run, or if one line says what is wrong, and not
 """
 cases: Counter[str] = Counter()
 passed: Counter[str] = Counter()
+began = time.time()
+undisturbed_s = pytest.StashKey[float]()
+
+
+@pytest.fixture(scope="session")
+def finished(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished project with the stages that it has not: an imported network, and thresholds that are tuned."""
+    project = finished.copy(tmp_path_factory.mktemp("more") / "project")
+    torch.save(build(PaddedUnetSpec(features=(4, 8), head="sigmoid"), seed=5).state_dict(), project.folder / "n.pth")
+    project.configure(segment={"tune": True}, models={"n": {"weights": "n.pth"}})
+    return finished_once(project, tmp_path_factory.getbasetemp(), "more")
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +67,26 @@ def told(request: pytest.FixtureRequest, record_property: pytest.FixtureRequest)
     record_property("fault", words)  # type: ignore[operator]
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table, in the process that has heard of all."""
-    if TABLE and cases and not hasattr(session.config, "workerinput"):
-        rows = [f"| {words} | {count} | {passed[words]} |\n" for words, count in cases.items()]
-        Path(ROOT / TABLE).write_text(HEAD + "".join(rows), encoding="utf-8")
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before anything is disturbed, see how long the project of the kills takes where nothing is."""
+    if TABLE and not hasattr(session.config, "workerinput"):
+        with tempfile.TemporaryDirectory() as folder:
+            project = small_project(Path(folder) / "project")
+            start = time.perf_counter()
+            project.run()
+            session.config.stash[undisturbed_s] = time.perf_counter() - start
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write the table, and show it, in the process that has heard of all."""
+    if not (TABLE and cases):
+        return
+    rows = [f"| {words} | {count} | {passed[words]} |\n" for words, count in sorted(cases.items())]
+    minutes, alone_s = (time.time() - began) / 60, terminalreporter.config.stash[undisturbed_s]
+    foot = (
+        f"\n{sum(passed.values())} of {sum(cases.values())} cases passed in {minutes:.0f} minutes, on {os.cpu_count()} "
+        f"processors, {time.strftime('%-d %B %Y')}. Undisturbed, the run that is killed took {alone_s:.0f} s.\n"
+    )
+    page = HEAD + "".join(rows) + foot
+    Path(ROOT / TABLE).write_text(page, encoding="utf-8")
+    terminalreporter.write_line(page)

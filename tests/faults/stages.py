@@ -13,8 +13,8 @@ RESULT = re.compile(r"--output results/(\S+)\.json")
 SUFFIXES = {folder: suffix for folder, suffix in FOLDERS.values()}
 # One result of each stage.
 RESULTS = (
-    "images/a", "labels/a", "doctor/training", "weights/a", "patches/a", "models/m", "probabilities/m/t",
-    "segmentations/m/t", "metrics/m/t", "report",
+    "images/a", "labels/a", "doctor/training", "weights/a", "patches/a", "models/m", "models/n", "probabilities/m/t",
+    "thresholds/m", "segmentations/m/t", "metrics/m/t", "report",
 )  # fmt: skip
 
 

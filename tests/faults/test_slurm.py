@@ -18,7 +18,7 @@ from .stages import commands, forget, run
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.xdist_group("finished"),
+    pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(bool(missing()), reason=f"no SLURM can be started here: {missing()}"),
 ]
 RESULT = "models/m"
@@ -49,6 +49,8 @@ def asking(long: Project, cluster: PrivateSlurm, folder: Path, **resources: str)
     path = tree.folder / "workflow/profiles/slurm/config.yaml"
     profile = yaml.safe_load(path.read_text())
     profile["set-resources"]["train"] |= resources
+    # As many threads as the undisturbed training has: this machine may have no more.
+    profile["cores"] = 2
     path.write_text(yaml.safe_dump(profile))
     return tree
 
