@@ -1,6 +1,8 @@
 """Predicted stores do not depend on cores, interruption or threads."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,15 +17,18 @@ import zarr
 
 from unetpipe.errors import ConfigError, GeometryError, Interrupted, ModelError, StoreError
 from unetpipe.geometry import Box
+from unetpipe.ledgers import Ledger
 from unetpipe.manifests import read_manifest
+from unetpipe.predictor import Part, Work
+from unetpipe.progress import TileProgress
 from unetpipe.signals import asked
 from unetpipe.slides import Plane, open_plane
-from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec
+from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec, UnetSpec
 from unetpipe.steps.ingest import ingest
-from unetpipe.steps.predict import predict
+from unetpipe.steps.predict import Run, predict
 from unetpipe.steps.segment import segment
 
-from .conftest import Chain
+from .conftest import Chain, random_model
 
 
 def probabilities(chain: Chain, output: Path, core_px: int, threads: int = 1) -> np.ndarray:
@@ -64,6 +69,56 @@ def test_workers_and_stops_change_no_byte(chain: Chain, tmp_path: Path) -> None:
     assert output.read_bytes() == chain["probabilities/m/b"].read_bytes()
     one, other = read_manifest(output), read_manifest(chain["probabilities/m/b"])
     assert all((one.store / name).read_bytes() == (other.store / name).read_bytes() for name in one.objects)
+
+
+def test_workers_have_all_the_threads_of_one_process(tmp_path: Path) -> None:
+    """Sums of another number of threads have other last bits: here, in hundreds of values."""
+    pytest.importorskip("distributed")
+    model = random_model(tmp_path / "models" / "r.json", UnetSpec(depth=3, base_width=8))
+    image = tmp_path / "images" / "r.json"
+    tifffile.imwrite(tmp_path / "r.tif", np.random.default_rng(5).integers(0, 255, (700, 700), np.uint8))
+    ingest(tmp_path / "r.tif", output=image, spec=IngestSpec(), code="i@1")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    outputs = []
+    for cluster in ("{}", '{"local": 1}', '{"local": 2}'):
+        outputs.append(tmp_path / str(len(outputs)) / "r" / "r.json")
+        words = ["predict", image, model, "--output", outputs[-1], "--threads", "2", "--code", "p@1"]
+        words += ["--spec", '{"core_px": 256}', "--cluster", cluster]
+        subprocess.run([sys.executable, "-m", "unetpipe", *map(str, words)], check=True, env=environment)
+    assert len({output.read_bytes() for output in outputs}) == 1
+
+
+def test_a_part_takes_half_a_minute_at_most() -> None:
+    """Whatever the device: the first of a worker is one core."""
+    work = Work(image=Path(), models=(), region=None, store=Path(), spec=PredictSpec(), core_px=16, threads=1, key="")
+    run = Run(work=work, ledger=None, result=None, progress=TileProgress(99, io.StringIO()), workers=2)  # type: ignore[arg-type]
+    todo = [(Box(start=(0, 16 * n), stop=(16, 16 * n + 16)), ()) for n in range(99)]
+    shared, sizes = run.parts(todo), []
+    for seconds in (9.0, 0.5, 100.0, 10.0):
+        part = next(shared)
+        sizes.append(len(part))
+        run.take(Part(shards=[], draft="d", cores=[(256, seconds)] * len(part), device="cpu", used_bytes=0))
+    assert sizes == [1, 3, 8, 1]
+    assert sum(sizes) + sum(map(len, shared)) == 99
+
+
+def test_what_it_took_is_written_before_it_is_finished(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, the next run finds all done, and leaves the row as it is."""
+    output = tmp_path / "probabilities" / "m" / "b.json"
+    cost = tmp_path / "costs" / "predict" / "m" / "b.json"
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Ledger, "publish", killed)
+        probabilities(chain, output, 32)
+    row = cost.read_bytes()
+    assert json.loads(row)["mpx_per_s"] > 0
+    probabilities(chain, output, 32)
+    assert cost.read_bytes() == row
 
 
 def test_interrupted_behind_every_core_gives_the_same_bytes(chain: Chain, tmp_path: Path) -> None:
