@@ -60,6 +60,7 @@ DERIVED = {
     "doctor": {"channels", "classes", "splits"},
     "augment": {"output_px"},
     "train": {"network"},
+    "predict": {"n_classes"},
     "segment": {"classes"},
     "evaluate": {"n_classes"},
     "report": {"config", "groups"},
@@ -299,7 +300,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     for name in ("doctor", "segment"):
         given[name] |= {"classes": classes}
     given["doctor"] |= {"channels": sorted({spec.network.channels for spec, _ in entries.values()})}
-    given["evaluate"] |= {"n_classes": len(classes)}
+    for name in ("predict", "evaluate"):
+        given[name] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(data)}
     sections: dict[str, Any] = {
         name: spec_from_json(kind, json.dumps(given[name]), f"{where}: {name}")

@@ -16,7 +16,7 @@ import pytest
 from scipy import ndimage
 from skimage.measure import regionprops
 
-from unetpipe.errors import ConfigError, StoreError
+from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.pyramids import nearest
@@ -24,6 +24,8 @@ from unetpipe.signals import asked
 from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec, canonical_json
 from unetpipe.steps.segment import segment
+
+from .conftest import Chain
 
 FACTOR = 1.5
 KINDS = ("csv", "parquet", "geojson.gz")
@@ -336,3 +338,11 @@ def test_killed_at_25_random_moments_it_ends_with_the_same_manifest(tmp_path: Pa
         assert {p.name for p in read_manifest(output).store.iterdir()} == {
             "classes", "instances", *(f"objects.{kind}" for kind in KINDS)
         }  # fmt: skip
+
+
+def test_other_classes_than_the_models_are_refused(chain: Chain, tmp_path: Path) -> None:
+    names = ("background", "cell", "debris")
+    spec = SegmentSpec(classes=names, thresholds={"debris": 0.5})
+    with pytest.raises(ModelError, match=r"b\.json: expected 3 classes as the configuration lists, came 2 of model m"):
+        segment(chain["probabilities/m/b"], chain["images/b"], output=tmp_path / "b.json", spec=spec, code="s@1")
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.devices import check_gpus, check_precision, choose_device, host_facts, usable_threads, used_bytes
 from unetpipe.errors import ModelError
 from unetpipe.geometry import Box
+from unetpipe.intensity import intensity_range
 from unetpipe.ledgers import Ledger, key_of, open_ledger
 from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.multiscales import write_multiscale
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 # Most cores that a worker gets at once, and seconds that they take: neighbours share what is read, but a kill loses
 # what has not come back, and other workers wait for the last ones.
 MOST_CORES, MOST_S = 8, 30.0
+# Share of the intensity range by which images may lie outside, and of which they must fill more.
+BEYOND = 0.1
 # Parts for each worker at least, so that all end at about the same time.
 LEAST_PARTS = 4
 
@@ -76,13 +79,13 @@ def predict(
         check_precision(spec.precision, choose_device(), stage="predict")
     source = read_manifest(image, stage="ingest")
     trained = [read_manifest(model, stage="train") for model in models]
+    check_fit(source, trained, spec.n_classes)
     drawn = [region] if region else []
     stamps = [source_stamp(path) for path in drawn]
     keys: dict[str, Any] = {"spec": spec, "code": code, "inputs": [source, *trained], "sources": drawn}
     with open_ledger(output, stage="predict", **keys) as ledger:
         if ledger.complete:
             return
-        check_fit(source, trained)
         nets = [network_spec(model.facts["network"]) for model in trained]
         height, width = source.facts["shape"]
         plan = plan_tiles(
@@ -238,9 +241,14 @@ def write_cost(output: Path, plan: Plan, run: Run) -> None:
     write_file(path, json.dumps(cost).encode())
 
 
-def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
-    """Hold the image against what the models were trained on, and the models against each other."""
+def check_fit(image: Manifest, models: Sequence[Manifest], n_classes: int) -> None:
+    """Hold the image and the classes against what the models were trained on, and the models against each other."""
     for model in models:
+        if n_classes not in (0, model.facts["network"]["classes"]):
+            raise ModelError(
+                f"{model.path}: expected {n_classes} classes as the configuration lists, came "
+                f"{model.facts['network']['classes']}; list those of this model, or take another one"
+            )
         expected, came = model.facts["network"]["channels"], image.facts["channels"]
         if came != expected:
             raise ModelError(
@@ -248,6 +256,7 @@ def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
                 "choose channels in the sample sheet"
             )
         check_pixel_size(image, model)
+        check_intensity(image, model)
         for what, first, other in (
             ("classes", models[0].facts["network"]["classes"], model.facts["network"]["classes"]),
             ("intensity", models[0].facts["intensity"], model.facts["intensity"]),
@@ -272,4 +281,18 @@ def check_pixel_size(image: Manifest, model: Manifest) -> None:
             "%s: pixel size not known, model %s was trained on %.4g um; fill in the column pixel_size_um of the "
             "sample sheet",
             image.sample, model.sample, trained,
+        )  # fmt: skip
+
+
+def check_intensity(image: Manifest, model: Manifest) -> None:
+    """Tell of grey values that the model's rule does not bring near to 0 and 1: another bit depth, floats beyond 1."""
+    windows = image.facts["percentiles"]
+    limits = intensity_range(model.facts["intensity"], np.dtype(image.facts["dtype"]), windows)
+    low, high = min(low for low, _ in windows), max(high for _, high in windows)
+    black, white = min(black for black, _ in limits), max(white for _, white in limits)
+    if low < black - BEYOND * (white - black) or not BEYOND <= (high - black) / max(white - black, 1e-9) <= 1 + BEYOND:
+        log.warning(
+            "%s: grey values from %.4g to %.4g, where model %s takes %.4g to %.4g for black and white; unless it was "
+            "trained on such images, train one with augment.intensity: percentile",
+            image.path, low, high, model.sample, black, white,
         )  # fmt: skip
