@@ -117,7 +117,7 @@ def stored(folder: Path, side: int, pitch: float, core: int) -> list[str]:
     paths = [folder / "images" / "s.json", folder / "probabilities" / "m" / "s.json"]
     for path, stage, spec, channels, dtype, facts in (
         (paths[0], "ingest", IngestSpec(), 1, np.uint8, about | size | {"source_shape": [side, side]}),
-        (paths[1], "predict", PredictSpec(core_px=core), 2, np.uint16, size | {"scale": 65535}),
+        (paths[1], "predict", PredictSpec(core_px=core), 2, np.uint16, size | {"scale": 65535, "classes": 2}),
     ):
         inputs = [read_manifest(paths[0])] if stage == "predict" else []
         with open_ledger(path, stage=stage, spec=spec, code="made-up@0", inputs=inputs) as ledger:

@@ -68,7 +68,7 @@ def empty_slide(path: Path, side: int) -> Path:
         mask = create_plane(ledger.store / "tissue" / "0", shape=tissue.shape, dtype=np.uint8)
         for _, box in mask.iter_shards():
             mask.write_shard(box, tissue[box.slices])
-        facts = {"channels": 1, "shape": [side, side], "percentiles": [[0, 255]], "nominal_um": None}
+        facts = {"channels": 1, "shape": [side, side], "dtype": "uint8", "percentiles": [[0, 255]], "nominal_um": None}
         ledger.publish(facts | {"pixel_size_um": None, "factor": 1.0, "tissue": {"level": 5}})
     return path
 

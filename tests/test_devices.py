@@ -15,9 +15,11 @@ from unetpipe import devices
 from unetpipe.devices import (
     check_gpus,
     choose_device,
+    host_facts,
     lease_devices,
     set_tensorfloat32,
     total_bytes,
+    upload_stream,
     usable_threads,
     used_bytes,
 )
@@ -129,6 +131,27 @@ def test_tensorfloat32_is_said_for_products_and_convolutions() -> None:
     for wanted in (True, False):
         set_tensorfloat32(wanted)
         assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is wanted
+
+
+def test_processors_are_counted_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS tells how many there are only; Python from 3.13 on knows better."""
+    for name in ("process_cpu_count", "sched_getaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert (usable_threads(8), host_facts()["processors"]) == (5, 5)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert usable_threads(8) == 3
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 2, raising=False)
+    assert usable_threads(8) == 2
+
+
+def test_all_windows_go_to_a_gpu_by_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory belongs to the stream that it was allocated on: of many streams, each would keep a window's."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(device=device))
+    upload_stream.cache_clear()
+    first, other = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert upload_stream(first) is upload_stream(torch.device("cuda", 0)) is not upload_stream(other)
+    upload_stream.cache_clear()
 
 
 def test_threads_and_memory_are_those_of_the_machine() -> None:

@@ -60,6 +60,7 @@ DERIVED = {
     "doctor": {"channels", "classes", "splits"},
     "augment": {"output_px"},
     "train": {"network"},
+    "predict": {"n_classes"},
     "segment": {"classes"},
     "evaluate": {"n_classes"},
     "report": {"config", "groups"},
@@ -303,11 +304,11 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         read_entries(data.get("models"), given["train"], classes, where),
         read_imports(data["models"], classes, where),
     )
-    given["annotate"] |= {"n_classes": len(classes), "classes": classes}
-    for name in ("doctor", "segment"):
-        given[name] |= {"classes": classes}
+    named, counted = {"classes": classes}, {"n_classes": len(classes)}
+    derived = {"annotate": named | counted, "doctor": named, "predict": counted, "segment": named, "evaluate": counted}
+    for name, follows in derived.items():
+        given[name] |= follows
     given["doctor"] |= {"channels": sorted({spec.network.channels for spec, _ in entries.values()})}
-    given["evaluate"] |= {"n_classes": len(classes)}
     given["report"] |= {"config": canonical_json(without_folders(data))}
     sections: dict[str, Any] = {
         name: spec_from_json(kind, json.dumps(given[name]), f"{where}: {name}")

@@ -64,7 +64,7 @@ def host_facts() -> dict[str, Any]:
         "machine": platform.machine(),
         "byteorder": sys.byteorder,
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "processors": len(os.sched_getaffinity(0)),
+        "processors": processors(),
         "variables": {name: os.environ[name] for name in DECISIVE if name in os.environ},
         "cuda": torch.version.cuda if cuda else None,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
@@ -73,7 +73,16 @@ def host_facts() -> dict[str, Any]:
 
 def usable_threads(wanted: int) -> int:
     """The wanted number of threads, at most the processors this process may use."""
-    return max(1, min(wanted, len(os.sched_getaffinity(0))))
+    return max(1, min(wanted, processors()))
+
+
+def processors() -> int:
+    """Processors that this process may use; where the system does not tell, all of the machine."""
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def choose_device() -> torch.device:
@@ -237,13 +246,19 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = upload_stream(device)
     with torch.cuda.stream(stream):
         there = tensor.pin_memory().to(device, non_blocking=True)
     stream.synchronize()
     # Its memory is not given away before the stream that computes is done with it.
     there.record_stream(torch.cuda.default_stream(device))
     return there
+
+
+@cache
+def upload_stream(device: torch.device) -> Any:
+    """The stream of a GPU for what is on its way there: one, for what one stream frees serves no other."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def download(tensor: Tensor) -> Callable[[], NDArray[Any]]:

@@ -22,13 +22,12 @@ from unetpipe.devices import (
     check_precision,
     lease_devices,
     set_tensorfloat32,
-    usable_threads,
     used_bytes,
 )
 from unetpipe.errors import ConfigError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.geometry import Box, TileGrid
-from unetpipe.heap import keep_freed_memory
+from unetpipe.heap import keep_freed_memory, use_one_heap
 from unetpipe.inference import Forward, predict_tiles
 from unetpipe.intensity import intensity_range
 from unetpipe.manifests import Manifest, read_manifest
@@ -76,7 +75,7 @@ class Work:
     part_px : int
         Side in px of the tiles by which a processor computes a core.
     threads : int
-        Processors for each worker.
+        Threads that add up on a processor, in each process that shares the work: their number changes last bits.
     key : str
         Digest of all that the result depends on.
     software : str
@@ -255,6 +254,8 @@ def opened(work: Work) -> Predictor:
             "predict.cluster: workers have another unetpipe or torch than the process that shares its work with them; "
             "start them from the same environment"
         )
+    # The command line has done so in the process that predicts alone.
+    use_one_heap()
     return Predictor(work)
 
 
@@ -273,7 +274,7 @@ def software(work: Work) -> str:
 
 def prepare(threads: int) -> torch.device:
     """Set what makes computing fast, and equal on equal machines."""
-    torch.set_num_threads(usable_threads(threads))
+    torch.set_num_threads(threads)
     (device,) = lease_devices(1)
     set_tensorfloat32(False)
     if device.type == "cuda":

@@ -365,6 +365,7 @@ class PredictSpec(Checked):
         "outside the tissue mask, which ingest.tissue makes, everything is background with probability 1; cores "
         "without tissue are not computed",
     )
+    n_classes: int = key(0, "number of classes that models must have; 0: any", at_least=0, at_most=254)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

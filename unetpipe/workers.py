@@ -123,7 +123,7 @@ def open_workers(spec: ClusterSpec, *, threads: int, memory_bytes: int) -> Itera
     spec : ClusterSpec
         Which ones.
     threads : int
-        Processors of each worker that is started.
+        Processors to ask for, for each worker that has to be asked for.
     memory_bytes : int
         Memory of each, where it has to be asked for.
 

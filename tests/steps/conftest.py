@@ -1,13 +1,16 @@
 """One tiny chain of stages, made once by the stages themselves."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from unetpipe.checkpoints import write_weights
 from unetpipe.geometry import Box
+from unetpipe.ledgers import open_ledger
+from unetpipe.networks import build_network
 from unetpipe.phantoms import phantom_image, phantom_labels
 from unetpipe.specs import (
     AnnotateSpec,
@@ -42,6 +45,18 @@ class Chain:
     def __getitem__(self, name: str) -> Path:
         """The manifest of a result, such as ``images/a``."""
         return self.root / f"{name}.json"
+
+
+def random_model(
+    path: Path, network: UnetSpec, *, intensity: str = "range", pixel_size_um: float | None = None
+) -> Path:
+    """A model that has learned nothing."""
+    with open_ledger(path, stage="train", spec=TrainSpec(network=network), code="t@0") as ledger:
+        digest = write_weights(ledger.store / "weights.safetensors", build_network(network, seed=1).state_dict())
+        ledger.append("weights", digest)
+        facts = {"network": asdict(network), "intensity": intensity, "pixel_size_um": pixel_size_um}
+        ledger.publish(facts | {"weights": digest})
+    return path
 
 
 def write_sources(folder: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from scipy import ndimage
 from skimage.measure import regionprops
 
-from unetpipe.errors import ConfigError, StoreError
+from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.pyramids import nearest
@@ -27,6 +27,8 @@ from unetpipe.signals import asked
 from unetpipe.slides import create_plane, open_plane
 from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec, canonical_json
 from unetpipe.steps.segment import segment
+
+from .conftest import Chain
 
 FACTOR = 1.5
 KINDS = ("csv", "parquet", "geojson.gz")
@@ -51,7 +53,7 @@ def sources(folder: Path, foreground: np.ndarray, side: int, *, size_um: float |
     facts |= frame | {"source_shape": source_shape}
     pixels = stored(folder / "images" / "s.json", "ingest", IngestSpec(), image, 256, facts)
     both = (foreground if foreground.ndim == 3 else np.stack([65535 - foreground, foreground])).astype(np.uint16)
-    path, facts = folder / "probabilities" / "m" / "s.json", frame | {"scale": 65535}
+    path, facts = folder / "probabilities" / "m" / "s.json", frame | {"scale": 65535, "classes": len(both)}
     return stored(path, "predict", PredictSpec(core_px=side), both, side, facts, [pixels]).path, pixels.path
 
 
@@ -419,3 +421,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
         assert start(output).wait() == 0
         assert_same(output, whole)
         shutil.rmtree(output.parent)
+
+
+def test_other_classes_than_the_models_are_refused(chain: Chain, tmp_path: Path) -> None:
+    names = ("background", "cell", "debris")
+    spec = SegmentSpec(classes=names, thresholds={"debris": 0.5})
+    with pytest.raises(ModelError, match=r"b\.json: expected 3 classes as the configuration lists, came 2 of model m"):
+        segment(chain["probabilities/m/b"], chain["images/b"], output=tmp_path / "b.json", spec=spec, code="s@1")
+    assert list(tmp_path.iterdir()) == []

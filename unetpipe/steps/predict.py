@@ -15,6 +15,7 @@ from unetpipe.clusterspecs import ClusterSpec
 from unetpipe.devices import check_gpus, check_precision, choose_device, host_facts, usable_threads, used_bytes
 from unetpipe.errors import ModelError
 from unetpipe.geometry import Box
+from unetpipe.intensity import intensity_range
 from unetpipe.ledgers import Ledger, key_of, open_ledger
 from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.multiscales import write_multiscale
@@ -32,8 +33,11 @@ __all__ = ["SCALE", "predict"]
 
 log = logging.getLogger(__name__)
 
-# Most cores that a worker gets at once: neighbours share what is read, but a kill loses what has not come back.
-MOST_CORES = 8
+# Most cores that a worker gets at once, and seconds that they take: neighbours share what is read, but a kill loses
+# what has not come back, and other workers wait for the last ones.
+MOST_CORES, MOST_S = 8, 30.0
+# Share of the intensity range by which images may lie outside, and of which they must fill more.
+BEYOND = 0.1
 # Parts for each worker at least, so that all end at about the same time.
 LEAST_PARTS = 4
 
@@ -74,13 +78,13 @@ def predict(
         check_precision(spec.precision, choose_device(), stage="predict")
     source = read_manifest(image, stage="ingest")
     trained = [read_manifest(model, stage="train") for model in models]
+    check_fit(source, trained, spec.n_classes)
     drawn = [region] if region else []
     stamps = [source_stamp(path) for path in drawn]
     keys: dict[str, Any] = {"spec": spec, "code": code, "inputs": [source, *trained], "sources": drawn}
     with open_ledger(output, stage="predict", **keys) as ledger:
         if ledger.complete:
             return
-        check_fit(source, trained)
         nets = [network_spec(model.facts["network"]) for model in trained]
         height, width = source.facts["shape"]
         plan = plan_tiles(nets, spec, shape=(height, width))
@@ -112,6 +116,9 @@ def predict(
             run.compute(todo, workers, memory_bytes=plan.host_bytes)
         finally:
             progress.clear()
+        # Before the result is finished, for behind that no run comes here; one that found all done took nothing.
+        if left or not cost_path(output).exists():
+            write_cost(output, plan, run)
         for path, stamp in zip(drawn, stamps, strict=True):
             check_unchanged(path, stamp)
         frame = {name: source.facts[name] for name in ("pixel_size_um", "factor")}
@@ -119,12 +126,11 @@ def predict(
         write_multiscale(ledger.store, name=name, shapes=[shape], centred=True, **frame)
         facts = {"shape": [height, width], "classes": shape[0], "scale": SCALE, "skipped_cores": len(empty)}
         ledger.publish(facts | frame)
-        write_cost(output, plan, run)
 
 
 @dataclass(kw_only=True)
 class Run:
-    """A prediction while it runs, and what it takes: the kind of device, the most memory of one, and how many."""
+    """A prediction while it runs, and what it takes: kind and number of devices, memory of one, seconds of a core."""
 
     work: Work
     ledger: Ledger
@@ -133,18 +139,18 @@ class Run:
     device: str = "cpu"
     used_bytes: int = 0
     workers: int = 1
+    core_s: float = MOST_S
 
     def compute(self, todo: Sequence[Core], cluster: ClusterSpec, *, memory_bytes: int) -> None:
         """Compute cores in this process, or by workers."""
         if not todo or cluster.is_none:
             self.alone(todo)
             return
-        threads = max(1, self.work.threads // max(1, cluster.local))
-        work = replace(self.work, threads=threads, software=software(self.work))
-        with open_workers(cluster, threads=threads, memory_bytes=memory_bytes) as workers:
+        work = replace(self.work, software=software(self.work))
+        with open_workers(cluster, threads=work.threads, memory_bytes=memory_bytes) as workers:
             self.workers = workers.count
             self.progress.begin(workers.count)
-            workers.each(partial(predict_part, work), parts(todo, workers.count), take=self.take)
+            workers.each(partial(predict_part, work), self.parts(todo), take=self.take)
 
     def alone(self, todo: Sequence[Core]) -> None:
         """Compute cores in this process."""
@@ -157,6 +163,15 @@ class Run:
         predictor.predict(todo, take=recorder(self.ledger), watch=watch)
         self.device, self.used_bytes = predictor.device.type, used_bytes(predictor.device)
 
+    def parts(self, todo: Sequence[Core]) -> Iterator[Sequence[Core]]:
+        """Neighbouring cores for a worker at a time: one, until the first that has come back tells how long it took."""
+        most = min(MOST_CORES, -(-len(todo) // (LEAST_PARTS * self.workers)))
+        first = 0
+        while first < len(todo):
+            size = max(1, min(most, int(MOST_S / self.core_s)))
+            yield todo[first : first + size]
+            first += size
+
     def take(self, part: Part) -> None:
         """Give the shards of a worker their places, and record them."""
         for name, box, digest in part.shards:
@@ -164,6 +179,7 @@ class Run:
             self.ledger.append(name, digest)
         for pixels, seconds in part.cores:
             self.progress.show(pixels, seconds)
+            self.core_s = max(seconds, 1e-9)
         self.device, self.used_bytes = part.device, max(self.used_bytes, part.used_bytes)
 
 
@@ -173,13 +189,6 @@ def cluster_of(cluster: ClusterSpec | None, gpus: int) -> ClusterSpec:
         return cluster
     check_gpus(gpus)
     return ClusterSpec(local=gpus) if gpus > 1 else ClusterSpec()
-
-
-def parts(todo: Sequence[Core], workers: int) -> Iterator[Sequence[Core]]:
-    """Neighbouring cores for a worker at a time."""
-    size = min(MOST_CORES, -(-len(todo) // (LEAST_PARTS * workers)))
-    for first in range(0, len(todo), size):
-        yield todo[first : first + size]
 
 
 def recorder(ledger: Ledger) -> Callable[[str, Box, str], None]:
@@ -202,6 +211,11 @@ def shards_in(result: Plane, core: Box) -> list[tuple[str, Box]]:
     return [(f"{result.folder.name}/{b.start[0] // side}/{b.start[1] // side}", b) for b in boxes]
 
 
+def cost_path(output: Path) -> Path:
+    """File of what a prediction took."""
+    return output.parent.parent.parent / "costs" / "predict" / output.parent.name / output.name
+
+
 def write_cost(output: Path, plan: Plan, run: Run) -> None:
     """Write what this run took beside what was planned, outside of the result, for no two runs take the same."""
     planned = plan.device_bytes if run.device == "cuda" else plan.host_bytes
@@ -216,14 +230,19 @@ def write_cost(output: Path, plan: Plan, run: Run) -> None:
         "busy": round(run.progress.busy, 3),
         "host": host_facts(),
     }
-    path = output.parent.parent.parent / "costs" / "predict" / output.parent.name / output.name
+    path = cost_path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(cost).encode())
 
 
-def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
-    """Hold the image against what the models were trained on, and the models against each other."""
+def check_fit(image: Manifest, models: Sequence[Manifest], n_classes: int) -> None:
+    """Hold the image and the classes against what the models were trained on, and the models against each other."""
     for model in models:
+        if n_classes not in (0, model.facts["network"]["classes"]):
+            raise ModelError(
+                f"{model.path}: expected {n_classes} classes as the configuration lists, came "
+                f"{model.facts['network']['classes']}; list those of this model, or take another one"
+            )
         expected, came = model.facts["network"]["channels"], image.facts["channels"]
         if came != expected:
             raise ModelError(
@@ -231,6 +250,7 @@ def check_fit(image: Manifest, models: Sequence[Manifest]) -> None:
                 "choose channels in the sample sheet"
             )
         check_pixel_size(image, model)
+        check_intensity(image, model)
         for what, first, other in (
             ("classes", models[0].facts["network"]["classes"], model.facts["network"]["classes"]),
             ("intensity", models[0].facts["intensity"], model.facts["intensity"]),
@@ -255,4 +275,18 @@ def check_pixel_size(image: Manifest, model: Manifest) -> None:
             "%s: pixel size not known, model %s was trained on %.4g um; fill in the column pixel_size_um of the "
             "sample sheet",
             image.sample, model.sample, trained,
+        )  # fmt: skip
+
+
+def check_intensity(image: Manifest, model: Manifest) -> None:
+    """Tell of grey values that the model's rule does not bring near to 0 and 1: another bit depth, floats beyond 1."""
+    windows = image.facts["percentiles"]
+    limits = intensity_range(model.facts["intensity"], np.dtype(image.facts["dtype"]), windows)
+    low, high = min(low for low, _ in windows), max(high for _, high in windows)
+    black, white = min(black for black, _ in limits), max(white for _, white in limits)
+    if low < black - BEYOND * (white - black) or not BEYOND <= (high - black) / max(white - black, 1e-9) <= 1 + BEYOND:
+        log.warning(
+            "%s: grey values from %.4g to %.4g, where model %s takes %.4g to %.4g for black and white; unless it was "
+            "trained on such images, train one with augment.intensity: percentile",
+            image.path, low, high, model.sample, black, white,
         )  # fmt: skip

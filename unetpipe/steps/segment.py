@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetpipe.errors import ConfigError, StoreError
+from unetpipe.errors import ConfigError, ModelError, StoreError
 from unetpipe.features import OutlineFile, iter_geometries, iter_texts, write_geojson, write_parquet, write_table
 from unetpipe.geometry import Box
 from unetpipe.labelimages import write_label_pyramid
@@ -72,6 +72,11 @@ def segment(
     if source.inputs.get(pixels.name) != pixels.content:
         raise StoreError(
             f"{image}: expected the image that {probabilities} was predicted from, came another; run predict again"
+        )
+    if spec.classes and len(spec.classes) != source.facts["classes"]:
+        raise ModelError(
+            f"{probabilities}: expected {len(spec.classes)} classes as the configuration lists, came "
+            f"{source.facts['classes']} of model {probabilities.parent.name}; list those of this model"
         )
     smallest = smallest_area(spec, pixels)
     tuned = [read_manifest(thresholds, stage="tune")] if thresholds else []
