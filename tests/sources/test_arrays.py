@@ -1,6 +1,7 @@
 """Zarr folders and NumPy files against the arrays that were written, and those that want to harm."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,14 @@ def test_damaged_chunks_end_in_one_line(tmp_path: Path, stored: str) -> None:
     for content in (sound[: len(sound) // 2], sound[:20], b"no chunk" * 20):
         chunk.write_bytes(content)
         assert "is damaged or not supported" in refused(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["0.0", "zarr.json", ".zattrs"])
+def test_a_pipe_among_the_files_of_an_array_is_not_opened(tmp_path: Path, name: str) -> None:
+    zarr.create_array(tmp_path / "a", shape=(40, 40), dtype="u1", chunks=(20, 20), zarr_format=2)[...] = 1
+    (tmp_path / "a" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "a" / name)
+    assert f"a: holds {name}, a device or pipe; remove it, or copy the folder again" in refused(tmp_path / "a")
 
 
 def test_every_codec_that_is_listed_is_read_and_damaged() -> None:

@@ -119,8 +119,9 @@ class _NpyArray:
 
 def _open_zarr(path: Path, found: StoredArray) -> Any:
     """The array, after a look at what reading it would cost."""
-    array = zarr.open_array(store=str(found.folder), mode="r")
+    # Before anything is opened: who opens a pipe waits for ever.
     sizes = [file.stat().st_size for file in source_files(found.folder).values() if file.name[0] not in ".z"]
+    array = zarr.open_array(store=str(found.folder), mode="r")
     stored = sum(sizes)
     if not stored:
         raise refusal(path, "holds no pixels: an unfinished or incomplete copy")
