@@ -3,15 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import yaml
 
+from unetpipe import checkup as checkup_module
 from unetpipe.checkup import checkup, shown
 from unetpipe.config import read_config
-from unetpipe.errors import ConfigError, SourceError
+from unetpipe.errors import ConfigError, SourceError, StoreError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.manifests import read_manifest
 
@@ -69,6 +71,25 @@ def test_bad_samples_are_listed_all_at_once(project: Path) -> None:
     assert "error: image: no such file: absent.tif" in text
     assert "ddd.tif cannot be looked at" in text
     assert not ALL.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "b_labels.tif"), StoreError("b_labels.tif: Perm")]
+)
+def test_files_that_may_not_be_read_are_listed_too(
+    project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def annotate(annotation: Path, *given: object, **keys: object) -> None:
+        if annotation.name == "b_labels.tif":
+            raise error
+        whole(annotation, *given, **keys)
+
+    whole: Any = checkup_module.annotate
+    monkeypatch.setattr(checkup_module, "annotate", annotate)
+    tables: list[str] = []
+    with pytest.raises(SourceError, match=r"b: b_labels\.tif: Perm"):
+        checkup(Path("c.yaml"), output=ALL, tell=tables.append)
+    assert [line.split()[0] for line in tables[0].splitlines()[:4]] == ["sample", "a", "b", "z"]
 
 
 def test_the_command_shows_the_table_and_ends_with_one_line(project: Path) -> None:

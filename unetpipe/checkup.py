@@ -9,7 +9,7 @@ from typing import Any
 
 from unetpipe.config import STAGE_SPECS, Config, read_config
 from unetpipe.documents import is_there
-from unetpipe.errors import AnnotationError, ConfigError, SourceError
+from unetpipe.errors import ConfigError, UnetpipeError
 from unetpipe.fingerprint import fingerprint
 from unetpipe.parsing import spec_from_json
 from unetpipe.samples import Sample
@@ -54,8 +54,12 @@ def checkup(path: Path, *, output: Path, tell: Callable[[str], object]) -> None:
         log.info("sample %d of %d: %s", number, len(config.samples), sample.name)
         try:
             inputs += read_sample(config, sample)
-        except (AnnotationError, ConfigError, SourceError) as error:
+        except UnetpipeError as error:
             refused[sample.name] = str(error)
+        except OSError as error:
+            refused[sample.name] = (
+                f"{error.filename or sample.name}: {error.strerror or error}; check your rights there"
+            )
     spec, code = spec_of(config, "doctor", "all"), fingerprint("unetpipe.steps.doctor")
     table = output.with_suffix("") / "table.tsv"
     try:

@@ -1,5 +1,6 @@
 """Maps: values of any integer type, masks, classes, palettes and colours."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from unetpipe.annotations.maps import open_map
 from unetpipe.annotations.truths import open_truth
-from unetpipe.errors import AnnotationError, ConfigError
+from unetpipe.errors import AnnotationError, ConfigError, SourceError
 from unetpipe.geometry import Box
 from unetpipe.labels import compact, instances_of_classes, instances_of_mask
 from unetpipe.sources.images import open_source
@@ -193,3 +194,14 @@ def test_the_size_must_be_the_image_s(tmp_path: Path) -> None:
 def test_keys_that_do_not_fit(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         AnnotateSpec(**keys)
+
+
+@pytest.mark.parametrize("overlay", [False, True])
+def test_a_pipe_is_not_opened(tmp_path: Path, overlay: bool) -> None:
+    os.mkfifo(tmp_path / "a.geojson")
+    spec = AnnotateSpec(overlay=overlay)
+    with (
+        pytest.raises(SourceError, match="is a device or pipe; name an image file"),
+        open_truth(tmp_path / "a.geojson", spec, shape=(4, 6), image="a"),
+    ):
+        pass

@@ -1,6 +1,8 @@
 """Zarr folders and NumPy files against the arrays that were written, and those that want to harm."""
 
+import asyncio
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from unetpipe.geometry import Box
 from unetpipe.multiscales import write_multiscale
 from unetpipe.slides import create_plane
 from unetpipe.sources.arrays import likely_axes
+from unetpipe.sources.bounds import BoundedStore
 from unetpipe.sources.images import open_source
 
 SIZES = {"t": 2, "c": 3, "z": 4, "y": 45, "x": 70}
@@ -110,6 +113,86 @@ def test_damaged_chunks_end_in_one_line(tmp_path: Path, stored: str) -> None:
     for content in (sound[: len(sound) // 2], sound[:20], b"no chunk" * 20):
         chunk.write_bytes(content)
         assert "is damaged or not supported" in refused(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["0.0", "zarr.json", ".zattrs"])
+def test_a_pipe_among_the_files_of_an_array_is_not_opened(tmp_path: Path, name: str) -> None:
+    zarr.create_array(tmp_path / "a", shape=(40, 40), dtype="u1", chunks=(20, 20), zarr_format=2)[...] = 1
+    (tmp_path / "a" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "a" / name)
+    assert f"a: holds {name}, a device or pipe; remove it, or copy the folder again" in refused(tmp_path / "a")
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """By the key of each chunk that is fetched from now on, how many were under way, this one included."""
+    seen: dict[str, list[int]] = {}
+    active = 0
+
+    async def get(self: BoundedStore, key: str, *given: Any, **more: Any) -> Any:
+        nonlocal active
+        active += 1
+        seen.setdefault(key, []).append(active)
+        await asyncio.sleep(0)
+        found = await fetch(self, key, *given, **more)
+        active -= 1
+        return found
+
+    fetch: Any = BoundedStore.get
+    monkeypatch.setattr(BoundedStore, "get", get)
+    return seen
+
+
+@pytest.mark.parametrize("chunks", [(1, 1, 100, 90), (2, 3, 70, 200), (1, 3, 1000, 33)])
+def test_chunks_that_boxes_cut_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: dict[str, list[int]], chunks: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("unetpipe.sources.arrays._KEPT_BYTES", 0)
+    image = noise(2, 3, 250, 300, dtype=np.uint16)
+    names = ["t", "c", "y", "x"]
+    array = zarr.create_array(tmp_path / "a", shape=image.shape, dtype="u2", chunks=chunks, dimension_names=names)
+    array[...] = image
+    with open_source(tmp_path / "a", plane=1) as source:
+        fetched.clear()
+        for y in range(0, 250, 64):
+            for x in range(0, 300, 64):
+                box = Box(start=(y, x), stop=(min(y + 64, 250), min(x + 64, 300)))
+                np.testing.assert_array_equal(source.read(box), image[1][:, *box.slices])
+    assert {len(times) for times in fetched.values()} == {1}
+
+
+@pytest.mark.parametrize(("large", "expected"), [(10**9, False), (0, True)])
+def test_large_chunks_are_decoded_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: dict[str, list[int]], large: int, expected: bool
+) -> None:
+    monkeypatch.setattr("unetpipe.sources.arrays._LARGE_COST", large)
+    image = noise(100, 100)
+    zarr.create_array(tmp_path / "a", shape=image.shape, dtype="u1", chunks=(20, 20))[...] = image
+    with open_source(tmp_path / "a") as source:
+        fetched.clear()
+        np.testing.assert_array_equal(whole(source)[0], image)
+    assert (max(max(times) for times in fetched.values()) == 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "factor"),
+    [
+        ({"compressors": [ZstdCodec()]}, 2.0),
+        ({"compressors": [GzipCodec()]}, 2.5),
+        ({"zarr_format": 2, "compressors": [numcodecs.LZMA()], "filters": [numcodecs.Shuffle(2)]}, 3.0),
+    ],
+)
+def test_chunks_that_cost_too_much_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], factor: float
+) -> None:
+    image = np.zeros((64, 64), np.uint16)
+    image[::2] = 7
+    zarr.create_array(tmp_path / "a", shape=image.shape, dtype="u2", chunks=(64, 64), **keys)[...] = image
+    (stored,) = [f.stat().st_size for f in (tmp_path / "a").rglob("*") if f.is_file() and f.name[0] not in ".z"]
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", round(factor * image.nbytes) + stored)
+    np.testing.assert_array_equal(read(tmp_path / "a")[0], image)
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", round(factor * image.nbytes) + stored - 1)
+    assert "has chunks of (64, 64) px: " in refused(tmp_path / "a")
 
 
 def test_every_codec_that_is_listed_is_read_and_damaged() -> None:
@@ -318,7 +401,7 @@ def test_chunks_that_are_damaged_too_large_or_linked_in_a_circle(tmp_path: Path)
     chunk.write_bytes(chunk.read_bytes()[:-9])
     assert "is damaged" in refused(tmp_path / "a")
     chunk.write_bytes(bytes(100_000))
-    assert "a chunk of 100000 bytes, which may hold 79968 at most" in refused(tmp_path / "a")
+    assert "a chunk of 100000 bytes, which may hold 79936 at most" in refused(tmp_path / "a")
     (tmp_path / "a" / "c" / "loop").symlink_to(tmp_path / "a")
     assert "symbolic links that lead in a circle" in refused(tmp_path / "a")
     for keys in ({"chunks": (30000, 30000)}, {"chunks": (1, 1), "shards": (30000, 30000)}):

@@ -70,3 +70,14 @@ def test_changes_are_noticed(folder: Path) -> None:
     (folder / "c" / "0" / "7").touch()
     with pytest.raises(SourceError, match=r"a: changed while it was read \(c/0/7\); run again"):
         check_unchanged(folder, stamp)
+
+
+def test_devices_and_pipes_are_not_opened(folder: Path) -> None:
+    with pytest.raises(SourceError, match="is a device or pipe; name an image file"):
+        sha256_of_source(Path("/dev/zero"))
+    os.mkfifo(folder / "c" / "0" / "2")
+    for look in (source_files, source_stamp, sha256_of_source):
+        with pytest.raises(SourceError, match="a: holds c/0/2, a device or pipe; remove it"):
+            look(folder)
+    with pytest.raises(SourceError, match="a: holds c/0/2, a device or pipe"):
+        check_unchanged(folder, {})

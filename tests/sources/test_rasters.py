@@ -8,6 +8,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 
 from imagefiles import noise, png_bytes, read, refused
 from unetpipe.errors import SourceError
@@ -213,3 +214,19 @@ def test_density_of_a_bmp(tmp_path: Path) -> None:
     (tmp_path / "a.bmp").write_bytes(data)
     with open_source(tmp_path / "a.bmp") as source:
         assert source.pixel_sides_um == (0.5, 0.25)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "progressive.jpg"])
+def test_pictures_that_cost_too_much_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    keys = {"progressive": True} if name[0] == "p" else {}
+    Image.fromarray(image).save(tmp_path / name, **keys)
+    stored = (tmp_path / name).stat().st_size
+    cost = {"a.png": 1.1, "a.jpg": 1.2, "progressive.jpg": 3.2}[name] * image.nbytes
+    cost = round(cost) + stored * (2 if name == "a.png" else 1)
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", cost)
+    np.testing.assert_allclose(read(tmp_path / name), 0, atol=1)
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", cost - 1)
+    assert "holds all its pixels in one piece: " in refused(tmp_path / name)

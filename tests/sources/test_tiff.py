@@ -252,7 +252,7 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         calls = counted(source)
         for y in range(128):
             source.read(Box(start=(y, 0), stop=(y + 1, 160)))
-            assert sum(pixels.nbytes for pixels in source._cache.values()) <= 5 * 32 * 32
+            assert sum(pixels.nbytes for pixels in source._cache.values()) <= 6 * 32 * 32
     assert set(calls.values()) == {1}
 
 
@@ -263,3 +263,40 @@ def test_one_large_plain_strip_is_read_in_pieces(tmp_path: Path) -> None:
         calls = counted(source)
         np.testing.assert_array_equal(source.read(Box(start=(1500, 3), stop=(1510, 9)))[0], image[1500:1510, 3:9])
     assert len(calls) == 1
+
+
+COSTS: dict[str, tuple[float, dict[str, Any]]] = {
+    "zstd": (1.0, {"compression": "zstd"}),
+    "packbits": (2.0, {"compression": "packbits"}),
+    "jpeg": (3.2, {"compression": "jpeg"}),
+    "jpeg 2000": (5.5, {"compression": "jpeg2000"}),
+    "webp": (2.5, {"compression": "webp"}),
+    "jpeg xl": (6.0, {"compression": "jpegxl"}),
+}
+
+
+@pytest.mark.parametrize("codec", COSTS)
+def test_tiles_that_cost_too_much_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    factor, keys = COSTS[codec]
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 64, 3), np.uint8), tile=(64, 64), photometric="rgb", **keys)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        cost = round(factor * 64 * 64 * 3) + max(file.pages[0].databytecounts)
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", cost)
+    read(tmp_path / "a.tif")
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", cost - 1)
+    said = refused(tmp_path / "a.tif")
+    assert f"has strips or tiles of 64 x 64 px: {cost} bytes to decode it, limit {cost - 1}; write it in" in said
+
+
+@pytest.mark.parametrize("keys", [{"byteorder": ">"}, {"dtype": "f4", "predictor": True}])
+def test_values_that_are_copied_cost_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
+    image = np.zeros((64, 64), keys.pop("dtype", "u2"))
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), compression="zlib", **keys)
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", 2 * image.nbytes)
+    assert "has strips or tiles of 64 x 64 px: " in refused(tmp_path / "a.tif")
+    monkeypatch.setattr("unetpipe.sources.refusals.DECODE_LIMIT", 2 * image.nbytes + 500)
+    read(tmp_path / "a.tif")

@@ -1,6 +1,7 @@
 """Pixels come in unchanged, with a pyramid, or not at all."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,27 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     with pytest.raises(SourceError, match=r"changed while it was read.*run again"):
         ingest(source, output=output, spec=IngestSpec(), code="i@1")
     assert not output.exists()
+
+
+def test_a_source_that_changes_before_the_first_pixel_is_refused(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((30, 30), np.uint8))
+    change = lambda *_: os.utime(tmp_path / "a.tif", (1, 1))  # noqa: E731
+    monkeypatch.setattr("unetpipe.steps.ingest.check_second_reader", change)
+    with pytest.raises(SourceError, match="changed while it was read"):
+        ingest(tmp_path / "a.tif", output=output, spec=IngestSpec(), code="i@1")
+
+
+@pytest.mark.parametrize(("plane", "level", "compared"), [(0, 0, True), (1, 0, False), (0, 1, False)])
+def test_only_what_openslide_reads_too_is_compared(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch, plane: int, level: int, compared: bool
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        pixels = np.zeros((2, 64, 64, 3), np.uint8)
+        file.write(pixels, subifds=1, photometric="rgb", metadata={"axes": "ZYXS"})
+        file.write(pixels[:, ::2, ::2], subfiletype=1, photometric="rgb")
+    seen = []
+    monkeypatch.setattr("unetpipe.steps.ingest.check_second_reader", lambda *given: seen.append(given[2] is not None))
+    ingest(tmp_path / "a.ome.tif", output=output, spec=IngestSpec(plane=plane, level=level), code="i@1")
+    assert seen == [compared]

@@ -155,6 +155,9 @@ def form_of(path: Path, spec: AnnotateSpec) -> Form:
         If it is JSON but neither COCO nor GeoJSON.
     """
     try:
+        # Who opens a pipe waits.
+        if not path.is_file():
+            return "map"
         with path.open("rb") as file:
             start = file.read(64)
     except OSError:

@@ -2,6 +2,7 @@
 
 import ast
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,7 @@ from unetpipe.sources.ngff import StoredArray, chunk_codecs, stored_array
 from unetpipe.sources.refusals import (
     DECODE_LIMIT,
     check_box,
+    check_cost,
     check_declared_size,
     check_level,
     chosen_plane,
@@ -31,6 +33,11 @@ __all__ = ["ArraySource", "likely_axes"]
 _KINDS = ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
 _MOST_CHANNELS = 4
 _NPY_HEADER_LIMIT = 10_000
+# Codecs that hold more of a chunk than once.
+_COPYING = ("gzip", "zlib", "bz2", "lzma", "delta", "shuffle", "transpose")
+_KEPT_BYTES = 64 * 2**20
+# Zarr decodes ten chunks at once.
+_LARGE_COST = DECODE_LIMIT // 32
 
 
 def likely_axes(shape: Sequence[int]) -> tuple[str, ...]:
@@ -117,34 +124,86 @@ class _NpyArray:
         return pixels[(slice(None), *inner[1:])]
 
 
-def _open_zarr(path: Path, found: StoredArray) -> Any:
+class _ZarrArray:
+    """One plane of a Zarr array; chunks that are large or that a box cuts are decoded one by one and kept for the next.
+
+    Kept are 64 MiB, or what meets one row of the image if that is more, at most 512 MiB together with what it takes to
+    decode the next chunk.
+    """
+
+    def __init__(self, array: Any, axes: tuple[str, ...], cost: int) -> None:
+        self.array, self.axes, self.cost = array, axes, cost
+        self.shape, self.dtype = array.shape, array.dtype
+        self.kept: OrderedDict[tuple[int, ...], NDArray[Any]] = OrderedDict()
+
+    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
+        """Pixels by one integer or slice per axis."""
+        spans = [(i.start, i.stop) if isinstance(i, slice) else (i, i + 1) for i in index]
+        sides = list(zip(index, spans, self.array.chunks, self.shape, strict=True))
+        is_cut = any(a % c or (b % c and b < n) for i, (a, b), c, n in sides if isinstance(i, slice))
+        if not is_cut and self.cost <= _LARGE_COST:
+            return np.asarray(self.array[index])
+        out = np.empty([b - a for i, (a, b) in zip(index, spans, strict=True) if isinstance(i, slice)], self.dtype)
+        for place in product(*(range(a // c, -(-b // c)) for _, (a, b), c, _ in sides)):
+            into, part, whole = [], [], []
+            for k, (i, (a, b), c, n) in zip(place, sides, strict=True):
+                start, stop = k * c, min(k * c + c, n)
+                whole.append(slice(start, stop) if isinstance(i, slice) else i)
+                if isinstance(i, slice):
+                    into.append(slice(max(a, start) - a, min(b, stop) - a))
+                    part.append(slice(max(a, start) - start, min(b, stop) - start))
+            out[tuple(into)] = self._chunk(place, tuple(whole))[tuple(part)]
+        return out
+
+    def _chunk(self, place: tuple[int, ...], whole: tuple[Any, ...]) -> NDArray[Any]:
+        """What a chunk holds of the plane, from memory or decoded."""
+        if place in self.kept:
+            self.kept.move_to_end(place)
+            return self.kept[place]
+        sides = zip(self.axes, self.shape, self.array.chunks, strict=True)
+        row = math.prod(-(-n // c) for name, n, c in sides if name in "cx")
+        limit = max(_KEPT_BYTES, min(DECODE_LIMIT, (row + 1) * self.cost))
+        # Room is made before it is needed.
+        while self.kept and sum(kept.nbytes for kept in self.kept.values()) + self.cost > limit:
+            self.kept.popitem(last=False)
+        self.kept[place] = np.asarray(self.array[whole])
+        return self.kept[place]
+
+
+def _open_zarr(path: Path, found: StoredArray) -> _ZarrArray:
     """The array, after a look at what reading it would cost."""
-    array = zarr.open_array(store=str(found.folder), mode="r")
+    # Before anything is opened: who opens a pipe waits for ever.
     sizes = [file.stat().st_size for file in source_files(found.folder).values() if file.name[0] not in ".z"]
+    array = zarr.open_array(store=str(found.folder), mode="r")
     stored = sum(sizes)
     if not stored:
         raise refusal(path, "holds no pixels: an unfinished or incomplete copy")
     check_declared_size(path, declared=math.prod(array.shape) * array.dtype.itemsize, stored=stored)
     # A shard is decoded chunk by chunk, but its index at once, 16 bytes for each.
-    shards = math.prod(-(-s // c) for s, c in zip(array.shards or (), array.chunks, strict=False)) * 16
-    if max(math.prod(array.chunks) * array.dtype.itemsize, shards) > DECODE_LIMIT:
-        raise refusal(path, f"has chunks of {array.chunks} px, over {DECODE_LIMIT} bytes each; write smaller ones")
+    per_shard = math.prod(-(-s // c) for s, c in zip(array.shards, array.chunks, strict=True)) if array.shards else 0
+    names = chunk_codecs(found.folder)
+    decoded = math.prod(array.chunks) * array.dtype.itemsize
+    # Differences may be stored in a wider type.
+    widest = math.prod(array.chunks) * 8 if "delta" in names else decoded
+    what = f"has chunks of {array.chunks} px; write smaller ones"
+    held = min(max(sizes), decoded) + 3 * 16 * per_shard + widest - decoded
+    # As measured: one for the chunk, one for the part of it that is wanted, which may be all.
+    factor = 2.0 + sum(name in _COPYING for name in names) / 2
+    check_cost(path, what, decoded=decoded, stored=held, factor=factor)
     # No codec makes much more of a chunk than it was; what is longer would be decoded before it is found wrong.
-    most = 2 * math.prod(array.shards or array.chunks) * array.dtype.itemsize + 2 * shards + 2**16
+    most = 2 * math.prod(array.shards or array.chunks) * array.dtype.itemsize + 32 * per_shard + 2**16
     if max(sizes) > most:
         raise refusal(
             path, f"has a chunk of {max(sizes)} bytes, which may hold {most} at most: a damaged or hostile one"
         )
-    names = chunk_codecs(found.folder)
-    # Differences may be stored in a wider type.
-    itemsize = 8 if "delta" in names else array.dtype.itemsize
     store = BoundedStore(
         LocalStore(found.folder, read_only=True),
         [name for name in names if name in COMPRESSORS],
-        math.prod(array.chunks) * itemsize,
-        math.prod(-(-s // c) for s, c in zip(array.shards or (), array.chunks, strict=False)) if array.shards else 0,
+        widest,
+        per_shard,
     )
-    return zarr.open_array(store=store, mode="r")
+    axes = found.axes or likely_axes(array.shape)
+    return _ZarrArray(zarr.open_array(store=store, mode="r"), axes, round(factor * decoded) + held)
 
 
 class ArraySource:
@@ -179,6 +238,7 @@ class ArraySource:
     Notes
     -----
     Chunks that are not stored have the array's fill value, as the format has it: writers leave out what is empty.
+    Chunks of a Zarr array are kept while boxes that come in raster order need them, so that each is decoded about once.
     """
 
     def __init__(self, path: Path, *, plane: int | None, level: int) -> None:
@@ -189,12 +249,11 @@ class ArraySource:
                 found = stored_array(path, level)
                 self.folder = found.folder
                 self._array: Any = _open_zarr(path, found)
-                axes = found.axes or likely_axes(self._array.shape)
                 self.pixel_sides_um, names, shapes = found.pixel_sides_um, found.channel_names, found.shapes
             else:
                 self._array, names, shapes = _NpyArray(path), (), ()
-                axes, self.pixel_sides_um = self._array.axes, None
-            self._describe(axes, plane)
+                self.pixel_sides_um = None
+            self._describe(self._array.axes, plane)
             self._shapes = shapes or (tuple(self._array.shape),)
             check_level(path, self.levels, level)
         self.channel_names = names if any(names) and len(names) == self.channels else ()

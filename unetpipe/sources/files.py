@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from unetpipe.sources.ngff import is_zarr
-from unetpipe.sources.refusals import refusal
+from unetpipe.sources.refusals import damage_reported, refusal
 
 __all__ = [
     "SourceStamp",
@@ -45,7 +45,8 @@ def source_files(path: Path) -> dict[str, Path]:
     Raises
     ------
     SourceError
-        If a folder is no Zarr group or array, or if links lead from it to one that it lies in.
+        If a folder is no Zarr group or array, if links lead from it to one that it lies in, or for a device or pipe,
+        which has no end.
     """
     if path.is_dir():
         if not is_zarr(path):
@@ -55,6 +56,8 @@ def source_files(path: Path) -> dict[str, Path]:
         return {path.name: path} | dict(sorted(_files_below(path.with_suffix(""), path.parent, {}).items()))
     if path.suffix.lower() in _BESIDE:
         return {file.name: file for file in sorted(path.parent.iterdir()) if file.is_file()}
+    if path.exists() and not path.is_file():
+        raise refusal(path, "is a device or pipe; name an image file")
     return {path.name: path}
 
 
@@ -90,7 +93,8 @@ def files_below(folder: Path) -> dict[str, Path]:
     Raises
     ------
     SourceError
-        If links lead in a circle, or twice to one folder: what is linked again and again has no end.
+        If links lead in a circle, or twice to one folder: what is linked again and again has no end. If there is a
+        device or pipe: whoever opens it waits.
     """
     return dict(sorted(_files_below(folder, folder, {}).items()))
 
@@ -108,6 +112,10 @@ def _files_below(folder: Path, root: Path, met: dict[str, Path]) -> dict[str, Pa
             found |= _files_below(entry, root, met)
         elif entry.is_file():
             found[entry.relative_to(root).as_posix()] = entry
+        elif entry.exists():
+            raise refusal(
+                root, f"holds {entry.relative_to(root)}, a device or pipe; remove it, or copy the folder again"
+            )
     return found
 
 
@@ -143,9 +151,15 @@ def source_stamp(path: Path) -> SourceStamp:
     Parameters
     ----------
     path : Path
-        See `source_files`.
+        See `source_files`; of what is not there, the stamp is empty.
+
+    Raises
+    ------
+    SourceError
+        If a file or folder may not be looked at, or is none.
     """
-    found = {name: file.stat() for name, file in source_files(path).items()}
+    with damage_reported(path):
+        found = {name: file.stat() for name, file in source_files(path).items()} if path.exists() else {}
     return {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
 
 
@@ -164,7 +178,7 @@ def check_unchanged(path: Path, stamp: SourceStamp) -> None:
     SourceError
         If a file came, went, or has another size or time.
     """
-    now = source_stamp(path) if path.exists() else {}
+    now = source_stamp(path)
     changed = sorted(name for name in stamp.keys() | now.keys() if stamp.get(name) != now.get(name))
     if changed:
         where = "" if changed == [path.name] else f" ({changed[0]})"

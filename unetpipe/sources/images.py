@@ -124,7 +124,7 @@ def open_source(path: Path, *, plane: int | None = None, level: int = 0, palette
     Notes
     -----
     Files are not trusted. Before anything is allocated, the declared size is compared with the bytes at hand (at most
-    50,000:1 above 64 MiB); what is decoded at once has at most 512 MiB (a strip, a tile, a whole PNG or JPEG); a TIFF
+    50,000:1 above 64 MiB); decoding takes at most 512 MiB at once (a strip, tile or chunk, a whole PNG or JPEG); a TIFF
     has at most 100,000 pages in a chain without cycles, and all its strips or tiles lie inside the file. A TIFF that
     lacks a strip or tile is refused: a sparse file cannot be told from one whose writer was stopped.
     """

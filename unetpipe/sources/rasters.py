@@ -15,9 +15,9 @@ from unetpipe.sources.annexes import FLIPS, exif_orientation, jpeg_annex, sides_
 from unetpipe.sources.bitmaps import bmp_header, bmp_image
 from unetpipe.sources.codestreams import jpeg_frame
 from unetpipe.sources.refusals import (
-    DECODE_LIMIT,
     Palette,
     check_box,
+    check_cost,
     check_declared_size,
     check_level,
     chosen_plane,
@@ -28,6 +28,7 @@ from unetpipe.sources.refusals import (
 __all__ = ["RasterSource"]
 
 _SLICE = 2**16
+_TOO_LARGE = "holds all its pixels in one piece; convert it to a tiled TIFF"
 
 
 class _PngHeader(NamedTuple):
@@ -163,11 +164,10 @@ class RasterSource:
         chosen_plane(path, [], plane)
         self._image: NDArray[Any] | None = None
         self._colours: NDArray[np.uint8] | None = None
-        self._scale, self._orientation = 1, 1
+        self._scale, self._orientation, self._factor = 1, 1, 1.0
         self._data: bytes = b""
         with damage_reported(path):
-            if path.stat().st_size > DECODE_LIMIT:
-                raise refusal(path, f"has more than {DECODE_LIMIT} bytes; convert it to a tiled TIFF")
+            check_cost(path, _TOO_LARGE, decoded=0, stored=path.stat().st_size)
             self._data = path.read_bytes()
             self._indices = palette == "indices"
             declare = {b"\x89P": self._declare_png, b"BM": self._declare_bmp}
@@ -177,8 +177,9 @@ class RasterSource:
             self.pixel_sides_um = self.pixel_sides_um and self.pixel_sides_um[::-1]
         if min(self.shape) < 1:
             raise refusal(path, f"declares an image of {self.shape[0]} x {self.shape[1]} px")
-        if nbytes > DECODE_LIMIT:
-            raise refusal(path, f"declares {nbytes} bytes, limit {DECODE_LIMIT}; convert it to a tiled TIFF")
+        # Of a PNG, the decoder gets a copy.
+        stored = len(self._data) * (2 if self._data.startswith(b"\x89P") else 1)
+        check_cost(path, _TOO_LARGE, decoded=nbytes, stored=stored, factor=self._factor)
         check_declared_size(path, declared=nbytes, stored=len(self._data))
         check_level(path, self.levels, level)
 
@@ -195,7 +196,7 @@ class RasterSource:
         self.channels = 3 if header.colour in (2, 6) or (header.colour == 3 and not self._indices) else 1
         # A decoder makes small values fill 0 to 255; indices, and grey values read as such, are scaled back.
         scaled = header.bits < 8 and (header.colour == 3 or self._indices)
-        self._scale = 255 // (2**header.bits - 1) if scaled else 1
+        self._scale, self._factor = 255 // (2**header.bits - 1) if scaled else 1, 2.0 if scaled else 1.1
         notes = _png_notes(memoryview(self._data))
         self._orientation = exif_orientation(notes.get(b"eXIf", b""))
         across, down, unit = struct.unpack(">IIB", notes.get(b"pHYs", bytes(9)))
@@ -210,6 +211,8 @@ class RasterSource:
         grey = self._indices or (palette is not None and bool((palette == palette[:, :1]).all()))
         self.channels = 1 if palette is not None and grey else 3
         self.pixel_sides_um = sides_of_density(*self._bmp.density, 1e6)
+        # Bits become bytes, and twice.
+        self._factor = 1.0 if self._bmp.bits >= 8 else 24.0
         return self._bmp.stride * self._bmp.height
 
     def _declare_jpeg(self) -> int:
@@ -227,6 +230,8 @@ class RasterSource:
         self.shape = (frame.height, frame.width)
         self.dtype = np.dtype(np.uint8)
         self.channels = frame.components
+        # A progressive one is put together as coefficients.
+        self._factor = 3.2 if frame.process == 0xC2 else 1.2
         self._orientation, self.pixel_sides_um = jpeg_annex(self._data)
         return frame.nbytes
 

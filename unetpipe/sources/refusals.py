@@ -21,6 +21,7 @@ __all__ = [
     "DECODE_LIMIT",
     "Palette",
     "check_box",
+    "check_cost",
     "check_declared_size",
     "check_level",
     "chosen_plane",
@@ -31,7 +32,7 @@ __all__ = [
 Palette = Literal["colours", "indices"]
 
 DECODE_LIMIT = 512 * 2**20
-"""Most bytes that may be decoded at once: a strip, a tile, or a whole PNG or JPEG."""
+"""Most bytes of memory that decoding may take at once: a strip, a tile, a chunk, or a whole PNG or JPEG."""
 
 # zstd stores 128 KiB of one value in 4 bytes; deflate reaches 1,032:1, JPEG and JPEG 2000 less than 3,000:1.
 _RATIO_LIMIT = 50_000
@@ -114,6 +115,33 @@ def damage_reported(path: Path) -> Iterator[None]:
     except _DAMAGE as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise refusal(path, f"is damaged or not supported ({kind}{error})") from error
+
+
+def check_cost(path: Path, what: str, *, decoded: int, stored: int, factor: float = 1.0) -> None:
+    """Refuse what takes over 512 MiB of memory to decode, so that a process with all it holds else stays below 1 GB.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    what : str
+        What is decoded at once and, behind a semicolon, what to do.
+    decoded : int
+        Its bytes when it is decoded.
+    stored : int
+        Its bytes as they are stored, which are in memory at the same time.
+    factor : float
+        Bytes that the decoder takes for each decoded one, the result included, as measured.
+
+    Raises
+    ------
+    SourceError
+        If it costs more.
+    """
+    cost = stored + round(factor * decoded)
+    if cost > DECODE_LIMIT:
+        problem, _, remedy = what.partition("; ")
+        raise refusal(path, f"{problem}: {cost} bytes to decode it, limit {DECODE_LIMIT}; {remedy}")
 
 
 def check_declared_size(path: Path, *, declared: int, stored: int) -> None:

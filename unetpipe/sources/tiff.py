@@ -101,7 +101,8 @@ class TiffSource:
     -----
     The main image is the largest one; label, macro and thumbnail are not read. Alpha is dropped. Grey values are as
     stored also where the file calls 0 white. Orientation (tag 274) is applied. Decoded segments are kept up to
-    64 MiB, or up to those that meet one row of the image if that is more, at most 512 MiB. Not for several threads.
+    64 MiB, or up to those that meet one row of the image if that is more, at most 512 MiB together with what it takes
+    to decode the next one. Not for several threads.
     """
 
     def __init__(self, path: Path, *, plane: int | None, level: int, palette: Palette) -> None:
@@ -195,7 +196,8 @@ class TiffSource:
         dtype = {"b1": np.uint8, "f2": np.float32}.get(self._stored.str[1:], self._stored)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if self._lut is not None else dtype)
         row = self._stored_box(Box(start=(0, 0), stop=(1, self.shape[1])))
-        self._cache_limit = max(_CACHE_BYTES, min(DECODE_LIMIT, self._met_bytes(row)))
+        self._cost = self._segments[0].cost
+        self._cache_limit = max(_CACHE_BYTES, min(DECODE_LIMIT, self._met_bytes(row) + self._cost))
 
     def _stored_box(self, box: Box) -> Box:
         """Where the pixels of a box of the upright image are stored."""
@@ -228,11 +230,12 @@ class TiffSource:
         data = self._file.filehandle.read(count)
         if len(data) < count:
             raise ValueError(f"segment {index} ends after {len(data)} of {count} bytes; the file has shrunk")
+        # Room is made before it is needed.
+        while self._cache and self._cached_bytes + self._cost > self._cache_limit:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         pixels = segments.decode(data, int(np.ravel_multi_index(index, segments.offsets.shape)))
         self._cache[key] = pixels
         self._cached_bytes += pixels.nbytes
-        while self._cached_bytes > self._cache_limit and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return pixels
 
     def _read_stored(self, box: Box) -> NDArray[Any]:
@@ -253,8 +256,9 @@ class TiffSource:
         for channel, segments in enumerate(self._segments):
             for sample in range(self._samples):
                 planar = segments.samples == 1
-                pixels = self._segment(channel, (sample if planar else 0, *at))
-                out[channel * self._samples + sample] = pixels[rows, columns, 0 if planar else sample]
+                # No name keeps a segment alive while the next one is decoded.
+                source = rows, columns, 0 if planar else sample
+                out[channel * self._samples + sample] = self._segment(channel, (sample if planar else 0, *at))[source]
 
     def read(self, box: Box) -> NDArray[Any]:
         """Pixels of a box, (C, Y, X); see `unetpipe.sources.Source`."""

@@ -1,6 +1,7 @@
 """Strips and tiles of one page of a TIFF: where they are, whether they can be believed, how they are decoded."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
 from unetpipe.sources.codestreams import CodeFrame, jpeg2000_frame, jpeg_frame, jpegxl_frame, rgb_of_ycbcr, webp_frame
-from unetpipe.sources.refusals import DECODE_LIMIT, check_declared_size, refusal
+from unetpipe.sources.refusals import check_cost, check_declared_size, refusal
 
 __all__ = ["PALETTE", "YCBCR", "Segments", "page_segments"]
 
 PALETTE, YCBCR = 3, 6
 """Photometric interpretations that need more than a copy."""
 
+_NATIVE = "<" if sys.byteorder == "little" else ">"
 _PIECE_BYTES = 2**20
 _JPEG = (6, 7)
 _JPEG2000 = (33003, 33004, 33005, 34712)
@@ -27,6 +29,10 @@ _APERIO_YCBCR = 33003
 # None, LZW, old JPEG, JPEG, deflate, PackBits, JPEG 2000, zstd, WebP, JPEG XL: those whose decoded size can be bounded
 # beforehand. CCITT fax is left out: its decoder fills what is damaged with zeros.
 _COMPRESSIONS = (1, 5, *_JPEG, 8, 32946, 32773, *_JPEG2000, 34926, 50000, *_WEBP, *_JPEGXL)
+# Bytes that decoders take for each decoded one, measured on 16 megapixels; 1 for those that are not named.
+_COSTS = {32773: 2.0, **dict.fromkeys(_JPEG, 3.2), **dict.fromkeys(_JPEG2000, 5.5), **dict.fromkeys(_WEBP, 2.5)}
+# Colours are converted as floats.
+_COSTS |= {**dict.fromkeys(_JPEGXL, 6.0), _APERIO_YCBCR: 21.0}
 _GREY_OR_RGB = (0, 1, 2, 34892)
 _KINDS = ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
 
@@ -43,6 +49,8 @@ class Segments:
     """Height and width of a segment in px."""
     samples: int
     """How many samples per pixel a segment holds."""
+    cost: int
+    """Most bytes of memory that it takes to decode one."""
     decode: Callable[[bytes, int], NDArray[Any]]
     """Turns the bytes of the segment with a running number into (height, width, samples) pixels."""
 
@@ -82,8 +90,6 @@ def _check_table(path: Path, page: TiffPage, grid: tuple[int, int, int], size: i
         raise refusal(path, f"is truncated: its pixels end at byte {end}, the file has {size} bytes")
     stored = min(size, sum(count for _, count in pairs))
     check_declared_size(path, declared=math.prod(page.shaped) * _itemsize(page), stored=stored)
-    if max(count for _, count in pairs) > DECODE_LIMIT and page.compression != 1:
-        raise refusal(path, f"has a strip or tile of over {DECODE_LIMIT} bytes; write it in smaller tiles")
 
 
 def _itemsize(page: TiffPage) -> int:
@@ -125,15 +131,20 @@ def page_segments(path: Path, file: TiffFile, page: TiffPage, part: int) -> Segm
     if part and not raw:
         raise refusal(path, "declares a stack in one page, but does not store it in one piece")
     limit = (1 if raw else side[0]) * side[1] * samples * _itemsize(page)
-    if limit > DECODE_LIMIT:
-        raise refusal(path, f"has strips or tiles of {side[0]} x {side[1]} px, over {DECODE_LIMIT} bytes each")
+    counts = np.minimum(counts, limit) if page.compression == 1 and not raw else counts
+    # Values in another byte order, or floats as differences, are copied.
+    copied = page.predictor == 3 or (file.byteorder != _NATIVE and _itemsize(page) > 1)
+    factor = 1.0 if raw else _COSTS.get(page.compression, 1.0) + copied
+    what = f"has strips or tiles of {side[0]} x {side[1]} px; write it in smaller tiles"
+    check_cost(path, what, decoded=limit, stored=0 if raw else int(counts.max()), factor=factor)
     if raw:
         return _raw_segments(path, file, page, part)
     return Segments(
         offsets=offsets,
-        counts=np.minimum(counts, limit) if page.compression == 1 else counts,
+        counts=counts,
         side=side,
         samples=samples,
+        cost=round(factor * limit),
         decode=_decoder(page, side),
     )
 
@@ -170,7 +181,12 @@ def _raw_segments(path: Path, file: TiffFile, page: TiffPage, part: int) -> Segm
         return native
 
     return Segments(
-        offsets=offsets[..., None], counts=counts[..., None], side=(rows, width), samples=samples, decode=decode
+        offsets=offsets[..., None],
+        counts=counts[..., None],
+        side=(rows, width),
+        samples=samples,
+        cost=rows * line,
+        decode=decode,
     )
 
 

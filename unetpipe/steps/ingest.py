@@ -58,10 +58,12 @@ def ingest(image: Path, *, output: Path, spec: IngestSpec, code: str) -> None:
     -----
     Resampled from the chosen level of the source, by `Resampling.image_block`.
     """
+    stamp = source_stamp(image)
     with open_source(image, plane=spec.plane, level=spec.level) as source:
-        comparable = source.channels == 3 and not spec.level
+        # OpenSlide knows the first plane only.
+        comparable = source.channels == 3 and not spec.level and not spec.plane
         check_second_reader(image, source.levels[0], source.read if comparable else None)
-        channels, stamp = kept_channels(source, spec), source_stamp(image)
+        channels = kept_channels(source, spec)
         sides = source_pixel_sides(source, spec)
         check_needs(source, sides, spec)
         frame = resampling_of(source, sides, spec)
