@@ -314,6 +314,8 @@ CONFIGURATIONS: dict[str, tuple[dict[str, object], str, tuple[str, ...]]] = {
     "long path": ({}, SHEET + f"b\t{300 * 'p'}.tif\ta.tif\tval\n", ("s.tsv: sample b: image: ", "too long")),
     "long sheet": ({"samples": 300 * "s"}, SHEET, ("sss", "too long")),
     "long weights": ({"models": MODELS | {"n": {"weights": 300 * "w"}}}, SHEET, ("models.n.weights: ", "too long")),
+    "null byte": ({"models": MODELS | {"n": {"weights": "a\0b"}}}, SHEET, ("models.n.weights: ", "no such file")),
+    "loop": ({}, SHEET + "b\tloop/b.tif\ta.tif\tval\n", ("s.tsv: sample b: image: loop/b.tif cannot be", "symbolic")),
     "long key": ({"weigh": {400 * "k": 1}}, SHEET, ("config.yaml: weigh.kkk", "kkk'; use one of form, w0")),
     "variable": (
         {},
@@ -336,6 +338,7 @@ def test_bad_configurations(
     monkeypatch.setattr(models, "PRESETS", ROOT / "config" / "presets")
     Path("s.tsv").write_text(sheet)
     Path("a.tif").touch()
+    Path("loop").symlink_to("loop")
     good = {"samples": "s.tsv", "models": MODELS, "augment": {"input_px": 50}}
     with pytest.raises(SystemExit) as end:
         workflow_config(good | sections)

@@ -36,11 +36,15 @@ def read_text(path: Path) -> str:
 def is_there(path: str, where: str) -> bool:
     """Whether there is a file or folder; a path that cannot be looked at, as a very long one, is refused."""
     try:
-        return Path(path).exists()
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        # Of a name with a null byte, Python says that it is no value.
+        return False
     except OSError as error:
         raise ConfigError(
             f"{where}: {path} cannot be looked at ({error.strerror}); check the path and your rights there"
         ) from None
+    return True
 
 
 def unknown(name: str, known: Iterable[str], what: str = "key") -> str:

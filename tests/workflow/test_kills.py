@@ -10,9 +10,10 @@ import pytest
 
 def test_three_kills_and_the_same_bytes(small: Any, undisturbed: Any, tmp_path: Path) -> None:
     tree = small.copy(tmp_path / "project")
+    rng = random.Random(7)
     # At most 10 manifests come before the model's, two of them the doctor's; four come behind it.
-    early, late = random.randint(0, 7), random.randint(11, 14)
-    delays = [random.uniform(0, 0.5) for _ in range(2)]
+    early, late = rng.randint(0, 7), rng.randint(11, 14)
+    delays = [rng.uniform(0, 0.5) for _ in range(2)]
     moments = f"behind {early} manifests and {delays[0]:.3f} s, a checkpoint, {late} manifests and {delays[1]:.3f} s"
     assert tree.kill_when(lambda: len(tree.manifests()) >= early, delay_s=delays[0]), moments
     assert tree.kill_when(lambda: any((tree.results / "models/m/checkpoints").glob("step-*.json"))), moments

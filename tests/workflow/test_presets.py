@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from projects import CONFIG, ROOT
@@ -32,6 +33,9 @@ def test_all_presets_from_images_to_the_ranking(small: Any, tmp_path: Path) -> N
     # Two trainings at a time: they take far less time than their processes take to start.
     ended = tree.snakemake("--cores", "2", "--resources", "gpu=2", "--set-threads", "train=1")
     assert ended.returncode == 0, ended.stderr[-4000:]
+    # Whoever has no GPU, or one that is not found, reads it in the terminal, of each training and prediction.
+    told = [line.split(":")[1] for line in ended.stderr.splitlines() if "no GPU to use; using the CPU with" in line]
+    assert set(told) == (set() if torch.cuda.is_available() else {" train", " predict"})
     manifests = {name: json.loads(text) for name, text in tree.manifests().items()}
     for name in SMALL:
         recipe = read_yaml(tree.folder / "config" / "presets" / f"{name}.yaml")

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.slow
 NARROW = {"network": {"depth": 2, "base_width": 2}}
 
 

@@ -153,6 +153,16 @@ def test_equal_content_made_again_stops_at_once(finished: Any, tree: Any) -> Non
     assert {name for name in now if now[name] != was[name]} == recomputed, "the code's fingerprint stands in them"
 
 
+def test_code_that_computes_other_weights_runs_what_follows(finished: Any, tree: Any) -> None:
+    path = tree.own_package() / "weights.py"
+    text, wide = path.read_text(), "(-2.0 * float(sigma_px) ** 2)"
+    assert text.count(wide) == 1
+    path.write_text(text.replace(wide, "(-3.0 * float(sigma_px) ** 2)"))
+    tree.run()
+    assert tree.ran() == ({"weigh/a", "weigh/b", "augment/a", "augment/b", "train/m"} | BEHIND_TRAIN, set())
+    assert tree.manifests()["models/m"] != finished.manifests()["models/m"]
+
+
 def test_new_pixels_of_one_training_image(finished: Any, tree: Any) -> None:
     path = tree.folder / "images" / "a.tif"
     tifffile.imwrite(path, np.flipud(tifffile.imread(path)))
