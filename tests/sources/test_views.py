@@ -169,3 +169,17 @@ def test_values_are_checked_as_in_a_copy(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds 1 values that are NaN"):
         ingested(tmp_path / "a", tmp_path)
     assert json.loads((tmp_path / "a" / "zarr.json").read_text())["shape"] == [3, 300, 200]
+
+
+@pytest.mark.parametrize("shards", [None, (2560, 2560)])
+def test_chunks_that_would_be_decoded_for_each_part_are_copied(tmp_path: Path, shards: tuple[int, int] | None) -> None:
+    image = noise(2100, 2049)
+    for name, side in (("long", 2560), ("short", 1280)):
+        keys = {"chunk_key_encoding": {"name": "default", "separator": "/"}, "dimension_names": ["y", "x"]}
+        array = zarr.create_array(
+            tmp_path / name, shape=image.shape, dtype="u1", chunks=(side, 1280), shards=shards, **keys
+        )
+        array[...] = image
+        found = ingested(tmp_path / name, tmp_path / f"of {name}")
+        assert (copied_files(found) > 0) == (name == "long")
+        np.testing.assert_array_equal(open_plane(found.store / "0").read_whole()[0], image)

@@ -18,6 +18,8 @@ __all__ = ["link_view"]
 
 _DTYPES = (np.dtype(np.uint8), np.dtype("<u2"), np.dtype("<f4"))
 _MOST_FILES = 2000
+# Longer chunks are decoded again for each part that a stage reads.
+_LONGEST_PX = 2048
 # Compressors of version 2 that version 3 has too. What blosc has done to a chunk stands in the chunk.
 _COMPRESSORS: dict[str, dict[str, Any]] = {
     "blosc": {"cname": "zstd", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0},
@@ -43,15 +45,15 @@ def link_view(source: ArraySource, channels: list[int], folder: Path) -> bool:
     bool
         False, and nothing made, where the plane must be copied: a NumPy file; pixels that are not uint8, uint16 or
         float32 in little-endian order; chunks that hold several planes or some of the channels, or whose axes are
-        permuted; codecs of version 2 that version 3 lacks; keys of chunks that are not nested; over 2,000 files,
-        which a manifest would have to list.
+        permuted; chunks longer than 2,048 px; codecs of version 2 that version 3 lacks; keys of chunks that are not
+        nested; over 2,000 files, which a manifest would have to list.
     """
     if source.folder is None or source.dtype not in _DTYPES or source.axes[-2:] != ("y", "x"):
         return False
     metadata = _metadata(source.folder)
     if metadata is None or np.dtype(source.stored_dtype) not in _DTYPES or _transposed(metadata["codecs"]):
         return False
-    if _separator(metadata) != "/":
+    if _separator(metadata) != "/" or max(_chunk_sides(metadata)) > _LONGEST_PX:
         return False
     targets = _plane_folders(source, channels, metadata) or []
     files = [len(files_below(target)) if target.is_dir() else 0 for target in targets]
@@ -95,6 +97,13 @@ def _transposed(codecs: list[dict[str, Any]]) -> bool:
     """Whether the pixels of a chunk, or of a chunk in a shard, are stored in another order than that of the axes."""
     inner = [_transposed((codec.get("configuration") or {}).get("codecs") or []) for codec in codecs]
     return any(inner) or "transpose" in [codec["name"] for codec in codecs]
+
+
+def _chunk_sides(metadata: dict[str, Any]) -> tuple[int, int]:
+    """Height and width in px of what is decoded at once."""
+    shards = [codec["configuration"] for codec in metadata["codecs"] if codec["name"] == "sharding_indexed"]
+    shape = (shards or [metadata["chunk_grid"]["configuration"]])[0]["chunk_shape"]
+    return int(shape[-2]), int(shape[-1])
 
 
 def _separator(metadata: dict[str, Any]) -> str:
