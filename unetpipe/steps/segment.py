@@ -73,10 +73,11 @@ def segment(
         raise StoreError(
             f"{image}: expected the image that {probabilities} was predicted from, came another; run predict again"
         )
-    if spec.classes and len(spec.classes) != source.facts["classes"]:
+    predicted = open_plane(source.store / "0")
+    if spec.classes and len(spec.classes) != predicted.channels:
         raise ModelError(
             f"{probabilities}: expected {len(spec.classes)} classes as the configuration lists, came "
-            f"{source.facts['classes']} of model {probabilities.parent.name}; list those of this model"
+            f"{predicted.channels} of model {probabilities.parent.name}; list those of this model"
         )
     smallest = smallest_area(spec, pixels)
     tuned = [read_manifest(thresholds, stage="tune")] if thresholds else []
@@ -89,7 +90,6 @@ def segment(
     with open_ledger(output, stage="segment", spec=spec, code=code, inputs=[source, pixels, *tuned]) as ledger:
         if ledger.complete:
             return
-        predicted = open_plane(source.store / "0")
         classes, instances = (
             create_plane(ledger.store / name / "0", shape=predicted.shape, dtype=dtype, shard_side=predicted.shard_side)
             for name, dtype in (("classes", np.uint8), ("instances", np.uint32))
