@@ -5,8 +5,8 @@ Run: python benchmarks/memory.py [--sides 4096 16384] [--empty 65536] [--core 10
 Each stage runs in a process of its own, as in the workflow; its peak resident memory is what the kernel counted. The
 network is narrow (depth 2, base width 4, random parameters), so that the large slide takes minutes. All have cores of
 one size, which would otherwise be planned for each slide, and so many of them that reading, network and writing overlap
-in the small one, too. A slide that is empty but for 2048 x 2048 px shows that
-memory does not grow with what is skipped.
+in the small one, too. A slide that is empty but for 2048 x 2048 px shows that memory does not grow with what is
+skipped. Ends with 1 if a peak is above 2 GB.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from unetpipe.slides import create_plane
 from unetpipe.specs import IngestSpec, TrainSpec, UnetSpec
 
 NETWORK = UnetSpec(depth=2, base_width=4)
+# 2 GB, in the MB of 2^20 bytes that are printed.
+MOST_MB = 2e9 / 2**20
 
 
 def stage(*words: str) -> tuple[float, float]:
@@ -68,9 +70,16 @@ def empty_slide(path: Path, side: int) -> Path:
         mask = create_plane(ledger.store / "tissue" / "0", shape=tissue.shape, dtype=np.uint8)
         for _, box in mask.iter_shards():
             mask.write_shard(box, tissue[box.slices])
-        facts = {"channels": 1, "shape": [side, side], "dtype": "uint8", "percentiles": [[0, 255]], "nominal_um": None}
+        facts = {"channels": 1, "shape": [side, side], "percentiles": [[0, 255]], "nominal_um": None}
+        facts |= {"channel_names": ["0"], "dtype": "uint8", "source_shape": [side, side]}
         ledger.publish(facts | {"pixel_size_um": None, "factor": 1.0, "tissue": {"level": 5}})
     return path
+
+
+def segmentation(probabilities: Path, image: Path) -> tuple[str, ...]:
+    """Words of the command that segments what was predicted."""
+    output = image.parent.parent / "segmentations" / "m" / image.name
+    return "segment", str(probabilities), str(image), "--output", str(output), "--spec", '{"split": "distance"}'
 
 
 def main() -> None:
@@ -83,13 +92,14 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}")
     print(f"{'side':>8} {'stage':>8} {'seconds':>8} {'Mpx/s':>6} {'peak MB':>8}")
-    peaks: dict[str, list[float]] = {"ingest": [], "annotate": [], "weigh": [], "predict": []}
+    peaks: dict[str, list[float]] = {"ingest": [], "annotate": [], "weigh": [], "predict": [], "segment": []}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         trained = model(folder / "models" / "m.json")
         for side in options.sides:
             source, truth = folder / f"{side}.tif", folder / f"{side}-truth.tif"
             image, labels, weights = (folder / kind / f"{side}.json" for kind in ("images", "labels", "weights"))
+            probabilities = folder / "probabilities" / "m" / f"{side}.json"
             stage("simulate", str(source), "--annotation", str(truth), "--spec", f'{{"side": {side}}}')
             runs = {
                 "ingest": ("ingest", str(source), "--output", str(image)),
@@ -102,10 +112,11 @@ def main() -> None:
                     "--threads",
                     str(os.cpu_count()),
                     "--output",
-                    str(folder / f"probabilities/m/{side}.json"),
+                    str(probabilities),
                     "--spec",
                     f'{{"core_px": {options.core}}}',
                 ),
+                "segment": segmentation(probabilities, image),
             }
             for verb, words in runs.items():
                 seconds, peak = stage(*words)
@@ -118,11 +129,18 @@ def main() -> None:
             seconds, peak = stage(*words, "--spec", spec % options.core)
             peaks["predict"].append(peak)
             print(f"{side:>8} {'empty':>8} {seconds:>8.1f} {side**2 / seconds / 1e6:>6.1f} {peak:>8.0f}", flush=True)
+            seconds, peak = stage(*segmentation(output, image))
+            peaks["segment"].append(peak)
+            print(f"{side:>8} {'segment':>8} {seconds:>8.1f} {side**2 / seconds / 1e6:>6.1f} {peak:>8.0f}", flush=True)
         for path in sorted((folder / "costs" / "predict" / "m").glob("*.json")):
             cost = json.loads(path.read_text())
             print(f"predict {path.stem}: planned {cost['planned_mb']} MB, took {cost['peak_mb']} MB")
     for verb, values in ((verb, values) for verb, values in peaks.items() if values):
         print(f"{verb}: largest / smallest peak {max(values) / min(values):.3f}")
+    largest = max(peak for values in peaks.values() for peak in values)
+    if largest > MOST_MB:
+        raise SystemExit(f"MISSED: a peak of {largest:.0f} MB, allowed {MOST_MB:.0f}")
+    print(f"ok: no peak above {largest:.0f} MB, allowed {MOST_MB:.0f}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from skimage.measure import label
 
 from unetpipe.errors import GeometryError
 from unetpipe.geometry import Box
-from unetpipe.outlines import HOLE, OBJECT, OFFSET, PART, joined, trace
+from unetpipe.outlines import HOLE, OBJECT, OFFSET, PART, joined, pieces, trace
 from unetpipe.polygons import paint, polygons_of
 
 Labels = NDArray[np.uint32]
@@ -33,11 +33,17 @@ def outlines(labels: Labels, ys: list[int], xs: list[int], order: int = 1) -> li
         count += len(found)
         vertices.append(found)
         runs.append(its_runs)
-    table, contours = np.concatenate(vertices), joined(np.concatenate(runs))
+    table, all_runs = np.concatenate(vertices), np.concatenate(runs)
+    contours = joined(lambda column: all_runs[:, column])
     rings = []
-    for number, head in enumerate(contours.heads):
-        points = np.concatenate([table[start : start + length] for start, length in contours.pieces(number)])
-        rings.append((*(int(head[k]) for k in (OBJECT, PART, HOLE)), tuple(map(tuple, points.tolist()))))
+    for first, stop in pairwise(contours.bounds):
+        for number in range(first, stop):
+            own = all_runs[contours.runs(number)]
+            points = np.concatenate([table[start : start + length] for start, length in pieces(own)])
+            assert own[0, [PART, HOLE]].tolist() == [contours.parts[number], contours.holes[number]]
+            assert own[0, OBJECT] == all_runs[contours.runs(first)[0], OBJECT]
+            rings.append((*(int(own[0, k]) for k in (OBJECT, PART, HOLE)), tuple(map(tuple, points.tolist()))))
+    assert len(contours.bounds) == len({ring[0] for ring in rings}) + 1
     return rings
 
 
@@ -134,4 +140,4 @@ def test_what_does_not_fit_is_refused() -> None:
     window[0] = 0
     _, runs = trace(window, window, box=Box(start=(2, 2), stop=(4, 4)), image_width=9)
     with pytest.raises(GeometryError, match="not continued"):
-        joined(runs)
+        joined(lambda column: runs[:, column])

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,31 +21,32 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from unetpipe.outlines import HOLE, OBJECT, OFFSET, PART, Contours, joined
+from unetpipe.outlines import OFFSET, Contours, joined, pieces
 from unetpipe.resampling import Resampling
 
 __all__ = ["OutlineFile", "iter_geometries", "iter_texts", "write_geojson", "write_parquet", "write_table"]
 
 _BYTES_PER_VERTEX = 8
+_COLUMNS = OFFSET + 1
+_BYTES_PER_RUN = 8 * _COLUMNS
+_RUNS_AT_ONCE = 2**14
 _VERTICES_AT_ONCE = 2**16
 _CHARACTERS_AT_ONCE = 2**18
 _ROWS_OF_A_GROUP = 2**16
 
 
 class OutlineFile:
-    """Vertices of all blocks, in a temporary file; only what joins them is in memory.
+    """Vertices and runs of all blocks, in temporary files that have no name.
 
     Parameters
     ----------
-    path : Path
-        The file; removed at the end.
+    folder : Path
+        On the disk that has room for them.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = path.open("w+b")
-        self.runs: list[NDArray[np.int64]] = []
-        self.count = 0
+    def __init__(self, folder: Path) -> None:
+        self.vertices, self.runs = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115
+        self.count = self.n_runs = 0
 
     def __enter__(self) -> "OutlineFile":
         return self
@@ -52,25 +54,38 @@ class OutlineFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
-        self.path.unlink(missing_ok=True)
+        self.vertices.close()
+        self.runs.close()
 
     def add(self, vertices: NDArray[np.int32], runs: NDArray[np.int64]) -> None:
         """Keep what `trace` has found in a block."""
-        self.file.write(vertices.tobytes())
-        self.runs.append(runs)
-        self.runs[-1][:, OFFSET] += self.count
-        self.count += len(vertices)
+        runs[:, OFFSET] += self.count
+        self.vertices.write(vertices.tobytes())
+        self.runs.write(runs.tobytes())
+        self.count, self.n_runs = self.count + len(vertices), self.n_runs + len(runs)
 
     def joined(self) -> Contours:
         """The closed outlines of all blocks; none may be added behind."""
-        self.file.flush()
-        runs, self.runs = self.runs, []
-        return joined(np.concatenate([np.zeros((0, OFFSET + 1), np.int64), *runs]))
+        self.vertices.flush()
+        self.runs.flush()
+        return joined(self.column)
+
+    def column(self, number: int) -> NDArray[np.int64]:
+        """(R,) one column of all runs."""
+        found = np.empty(self.n_runs, np.int64)
+        for at in range(0, self.n_runs, _RUNS_AT_ONCE):
+            rows = os.pread(self.runs.fileno(), _RUNS_AT_ONCE * _BYTES_PER_RUN, at * _BYTES_PER_RUN)
+            found[at : at + _RUNS_AT_ONCE] = np.frombuffer(rows, np.int64).reshape(-1, _COLUMNS)[:, number]
+        return found
+
+    def ring(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(M, 9) the runs of these numbers."""
+        rows = (os.pread(self.runs.fileno(), _BYTES_PER_RUN, n * _BYTES_PER_RUN) for n in numbers.tolist())
+        return np.frombuffer(b"".join(rows), np.int64).reshape(-1, _COLUMNS)
 
     def read(self, start: int, count: int) -> NDArray[np.int32]:
         """(count, 2) vertices from a number on."""
-        found = os.pread(self.file.fileno(), count * _BYTES_PER_VERTEX, start * _BYTES_PER_VERTEX)
+        found = os.pread(self.vertices.fileno(), count * _BYTES_PER_VERTEX, start * _BYTES_PER_VERTEX)
         return np.frombuffer(found, np.int32).reshape(-1, 2)
 
 
@@ -194,21 +209,18 @@ def iter_geometries(outlines: OutlineFile, frame: Resampling) -> Iterator[Iterat
     RFC 7946, doi:10.17487/RFC7946.
     """
     contours = outlines.joined()
-    heads = contours.heads
-    parts, holes = heads[:, PART].tolist(), heads[:, HOLE].tolist()
-    bounds = np.flatnonzero(np.diff(heads[:, OBJECT], prepend=-1, append=-1)).tolist()
 
-    def pieces(first: int, stop: int) -> Iterator[str]:
-        several = parts[first] != parts[stop - 1]
+    def text(first: int, stop: int) -> Iterator[str]:
+        several = contours.parts[first] != contours.parts[stop - 1]
         yield '{"type":"MultiPolygon","coordinates":[[' if several else '{"type":"Polygon","coordinates":['
         for ring in range(first, stop):
             if ring > first:
-                yield "," if holes[ring] else "],["
-            yield from _ring(outlines, contours.pieces(ring), frame)
+                yield "," if contours.holes[ring] else "],["
+            yield from _ring(outlines, pieces(outlines.ring(contours.runs(ring))), frame)
         yield "]]}" if several else "]}"
 
-    for first, stop in pairwise(bounds):
-        yield pieces(first, stop)
+    for first, stop in pairwise(map(int, contours.bounds)):
+        yield text(first, stop)
 
 
 def write_geojson(

@@ -4,6 +4,7 @@ For each block in any order: `trace`, which gives closed rings, and runs that go
 `joined`. Coordinates are corners of pixels: (0, 0) is the outer corner of the first pixel.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from unetpipe.errors import GeometryError
 from unetpipe.geometry import Box
 
-__all__ = ["Contours", "joined", "trace"]
+__all__ = ["Contours", "joined", "pieces", "trace"]
 
 # Columns of a run: the object and part; which side it begins with and which one follows it, as numbers of the whole
 # image; its vertices; which of them is the first in raster order, that vertex's number, and whether a hole begins
@@ -87,51 +88,56 @@ class Contours:
 
     Parameters
     ----------
-    runs : (R, 9) int64
-        From `trace`, with the first vertex of each counted over all blocks.
     members : (R,) int64
-        Runs of each ring, ring behind ring, in the order in which they follow each other.
+        Runs of each ring, in the order in which they follow each other; first the one with its first vertex.
     starts, stops : (Q,) int64
         Where the members of each ring begin and end.
+    parts : (Q,) uint32
+        The part that each ring belongs to.
+    holes : (Q,) bool
+        Whether it is a hole.
+    bounds : (N + 1,) int64
+        Where the rings of each object begin, and the last one's end.
     """
 
-    runs: NDArray[np.int64]
     members: NDArray[np.int64]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
+    parts: NDArray[np.uint32]
+    holes: NDArray[np.bool_]
+    bounds: NDArray[np.int64]
 
-    @property
-    def heads(self) -> NDArray[np.int64]:
-        """(Q, 9) the run of each ring that holds its first vertex in raster order; tells object, part and hole."""
-        return self.runs[self.members[self.starts]]
-
-    def pieces(self, ring: int) -> list[tuple[int, int]]:
-        """Where the vertices of a ring lie among those of all blocks, from its first in raster order on.
-
-        Parameters
-        ----------
-        ring : int
-            Counted from 0.
-
-        Returns
-        -------
-        list of (int, int)
-            First vertex and number of vertices.
-        """
-        rows = self.runs[self.members[self.starts[ring] : self.stops[ring]]]
-        offset, length, lowest = (int(rows[0, k]) for k in (OFFSET, LENGTH, LOWEST))
-        between = [(int(row[OFFSET]), int(row[LENGTH])) for row in rows[1:]]
-        spans = [(offset + lowest, length - lowest), *between, (offset, lowest)]
-        return [span for span in spans if span[1]]
+    def runs(self, ring: int) -> NDArray[np.int64]:
+        """(M,) the runs of a ring, which is counted from 0."""
+        return self.members[self.starts[ring] : self.stops[ring]]
 
 
-def joined(runs: NDArray[np.int64]) -> Contours:
+def pieces(runs: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Where the vertices of a ring lie among those of all blocks, from its first in raster order on.
+
+    Parameters
+    ----------
+    runs : (M, 9) int64
+        Those of the ring, as `Contours.runs` has them; the first vertex of each counted over all blocks.
+
+    Returns
+    -------
+    list of (int, int)
+        First vertex and number of vertices.
+    """
+    offset, length, lowest = (int(runs[0, k]) for k in (OFFSET, LENGTH, LOWEST))
+    between = [(int(run[OFFSET]), int(run[LENGTH])) for run in runs[1:]]
+    spans = [(offset + lowest, length - lowest), *between, (offset, lowest)]
+    return [span for span in spans if span[1]]
+
+
+def joined(column: Callable[[int], NDArray[np.int64]]) -> Contours:
     """Close the outlines over all blocks.
 
     Parameters
     ----------
-    runs : (R, 9) int64
-        Those of all blocks, in any order.
+    column : callable
+        Gives a column of the runs of all blocks, (R,) int64, in any order, but the same each time.
 
     Returns
     -------
@@ -145,7 +151,8 @@ def joined(runs: NDArray[np.int64]) -> Contours:
 
     Notes
     -----
-    O(R log R) time, 72 bytes per run; the vertices are not needed.
+    O(R log R) time; some 80 bytes per run, half of which remain. Neither the vertices nor all columns are needed at
+    once, so they may lie on the disk.
 
     Examples
     --------
@@ -155,20 +162,34 @@ def joined(runs: NDArray[np.int64]) -> Contours:
     >>> found = [trace(whole[:, x : x + 3], whole[:, x : x + 3], box=Box(start=(0, x), stop=(1, x + 1)), image_width=2)
     ...     for x in (0, 1)]
     >>> found[1][1][:, OFFSET] += len(found[0][0])
-    >>> vertices, contours = (np.concatenate(arrays) for arrays in zip(*found))
-    >>> np.concatenate([vertices[a : a + n] for a, n in joined(contours).pieces(0)]).tolist()
+    >>> vertices, runs = (np.concatenate(arrays) for arrays in zip(*found))
+    >>> ring = runs[joined(lambda k: runs[:, k]).runs(0)]
+    >>> np.concatenate([vertices[a : a + n] for a, n in pieces(ring)]).tolist()
     [[0, 0], [0, 2], [1, 2], [1, 0]]
     """
-    order = np.argsort(runs[:, BEGIN])
-    begins = runs[order, BEGIN]
-    at = np.minimum(np.searchsorted(begins, runs[:, NEXT]), max(len(runs) - 1, 0))
-    if not np.array_equal(begins[at], runs[:, NEXT]):
+    is_closed = (begins := column(BEGIN)) == (follow := column(NEXT))
+    closed, left = np.flatnonzero(is_closed), np.flatnonzero(~is_closed)
+    begins, follow = begins[left], follow[left]
+    order = np.argsort(begins)
+    at = np.minimum(np.searchsorted(begins, follow, sorter=order), max(len(left) - 1, 0))
+    if not np.array_equal(begins[order[at]], follow):
         raise GeometryError("an outline is not continued in its neighbour; trace all blocks of one image")
-    members, starts = _cycles(order[at], np.ascontiguousarray(runs[:, VERTEX]))
+    cycles, starts = _cycles(order[at], column(VERTEX)[left])
+    members = np.concatenate([closed, left[cycles]])
+    starts = np.concatenate([np.arange(len(closed)), starts + len(closed)])
+    del closed, is_closed
+    heads = members[starts]
+    objects, parts = (column(k)[heads].astype(np.uint32) for k in (OBJECT, PART))
+    holes, vertices = column(HOLE)[heads] > 0, column(VERTEX)[heads]
+    del heads
+    ranks = np.lexsort([vertices, holes, parts, objects])
+    del vertices
     stops = np.append(starts[1:], len(members))[: len(starts)]
-    heads = runs[members[starts]]
-    ranks = np.lexsort([heads[:, k] for k in (VERTEX, HOLE, PART, OBJECT)])
-    return Contours(runs=runs, members=members, starts=starts[ranks], stops=stops[ranks])
+    objects = objects[ranks]
+    new = np.flatnonzero(objects[1:] != objects[:-1]) + 1
+    bounds = np.concatenate([np.zeros(1, np.int64), new, np.full(int(len(objects) > 0), len(objects))])
+    places = {"starts": starts[ranks], "stops": stops[ranks]}
+    return Contours(members=members, **places, parts=parts[ranks], holes=holes[ranks], bounds=bounds)
 
 
 @njit(cache=True, nogil=True)

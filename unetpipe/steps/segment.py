@@ -195,7 +195,7 @@ def write_objects(
     scale = 1.0 if np.dtype(image.facts["dtype"]).kind == "u" else intensity_scale(windows)
     sums = no_sums(len(kinds), image.facts["channels"])
     frame = Resampling(shape=tuple(image.facts["source_shape"]), factor=image.facts["factor"])
-    with OutlineFile(ledger.store / "outlines.partial") as outlines:
+    with OutlineFile(ledger.store) as outlines:
         add_objects(sums, outlines, instances, kinds, source, image, spec, scale, unfinished)
 
         def tables() -> Iterator[dict[str, NDArray[Any]]]:
