@@ -304,7 +304,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         read_entries(data.get("models"), given["train"], classes, where),
         read_imports(data["models"], classes, where),
     )
-    named, counted = {"classes": classes}, {"n_classes": len(classes)}
+    named, counted = dict[str, Any](classes=classes), dict[str, Any](n_classes=len(classes))
     derived = {"annotate": named | counted, "doctor": named, "predict": counted, "segment": named, "evaluate": counted}
     for name, follows in derived.items():
         given[name] |= follows

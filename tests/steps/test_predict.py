@@ -32,7 +32,8 @@ from unetpipe.steps.segment import segment
 
 from .conftest import NETWORK, Chain, random_model
 
-WORK = Work(image=Path(), models=(), region=None, store=Path(), spec=PredictSpec(), core_px=16, threads=1, key="")
+SIDES = {"core_px": 16, "part_px": 16}
+WORK = Work(image=Path(), models=(), region=None, store=Path(), spec=PredictSpec(), threads=1, key="", **SIDES)
 
 
 def probabilities(chain: Chain, output: Path, core_px: int, threads: int = 1) -> np.ndarray:
