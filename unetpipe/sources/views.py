@@ -17,7 +17,7 @@ from unetpipe.sources.files import files_below
 __all__ = ["link_view"]
 
 _DTYPES = (np.dtype(np.uint8), np.dtype("<u2"), np.dtype("<f4"))
-_MOST_FILES = 2000
+_MOST_FILES = 20_000
 # Longer chunks are decoded again for each part that a stage reads.
 _LONGEST_PX = 2048
 # Compressors of version 2 that version 3 has too. What blosc has done to a chunk stands in the chunk.
@@ -46,7 +46,7 @@ def link_view(source: ArraySource, channels: list[int], folder: Path) -> bool:
         False, and nothing made, where the plane must be copied: a NumPy file; pixels that are not uint8, uint16 or
         float32 in little-endian order; chunks that hold several planes or some of the channels, or whose axes are
         permuted; chunks longer than 2,048 px; codecs of version 2 that version 3 lacks; keys of chunks that are not
-        nested; over 2,000 files, which a manifest would have to list.
+        nested; over 20,000 files, which a manifest has to list (some 40 bytes each) and each reader to look for.
     """
     if source.folder is None or source.dtype not in _DTYPES or source.axes[-2:] != ("y", "x"):
         return False
