@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME_LOCKS = ["requirements-cpu.lock", "requirements-cuda.lock"]
 LOCKS = [*RUNTIME_LOCKS, "requirements-dev.lock", "requirements-slurm.lock"]
-# Whoever exports to ONNX, or reads the slides that only OpenSlide (LGPL) reads, installs them; OpenSlide is tested.
+# Whoever exports to ONNX, or reads the slides that only OpenSlide (LGPL) reads, installs them; the tests have them.
 UNLOCKED_EXTRAS = {"onnx", "slides"}
 
 
@@ -63,7 +63,8 @@ def test_slurm_lock_holds_only_what_it_adds() -> None:
 def test_dev_lock_holds_the_dev_group() -> None:
     dev = PYPROJECT["dependency-groups"]["dev"]
     assert {distribution(requirement) for requirement in dev} <= pins(LOCKS[2]).keys()
-    assert set(PYPROJECT["project"]["optional-dependencies"]["slides"]) <= set(dev)
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert {requirement for name in UNLOCKED_EXTRAS for requirement in extras[name]} <= set(dev)
     assert PYPROJECT["dependency-groups"]["build"] == PYPROJECT["build-system"]["requires"]
 
 
