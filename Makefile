@@ -21,7 +21,7 @@ run: $(VENV)/.installed
 	$(ENTER) && snakemake --cores 8 --resources gpu=1
 
 test: $(VENV)/.installed-dev
-	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -n auto --dist loadgroup
+	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -n auto
 
 slurm: $(VENV)/.installed $(VENV)/.installed-slurm
 
@@ -30,7 +30,7 @@ cluster: $(VENV)/.installed-dev
 
 faults: $(VENV)/.installed-dev
 	$(ENTER) && UNETPIPE_FAULTS_TABLE=docs/faults.md OMP_NUM_THREADS=1 pytest -q -m 'faults or not faults' \
-		-n $$(($$(nproc) + 1)) --dist loadgroup tests/faults
+		-n $$(($$(nproc) + 1)) tests/faults
 
 viewers: $(VENV)/.installed-dev .venv-viewers/.installed
 	$(ENTER) && pytest -q tests/test_viewers.py

@@ -16,7 +16,6 @@ from projects import ROOT, Project
 SAMPLES = {"a": "train", "v": "val", "t": "test"}
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(bool(missing()), reason=f"no SLURM can be started here: {missing()}"),
 ]
 

@@ -18,7 +18,6 @@ from .stages import commands, forget, run
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(bool(missing()), reason=f"no SLURM can be started here: {missing()}"),
 ]
 RESULT = "models/m"
@@ -71,7 +70,8 @@ def disturbed(
         disturb(own[-1])
         assert running.wait(600) == 0, (folder / "log").read_text()[-4000:]
     assert tree.manifests()[RESULT] == long.manifests()[RESULT]
-    assert "going on behind step" in (tree.results / "logs/train/m.log").read_text()
+    # It may have come to its end before it was disturbed.
+    assert re.search("going on behind step|already done", (tree.results / "logs/train/m.log").read_text())
     return [job for number, job in cluster.jobs().items() if number not in before]
 
 
