@@ -71,8 +71,8 @@ def quad_sums(block: NDArray[Any], *, level: int) -> NDArray[Any]:
     Returns
     -------
     (..., y, x) array
-        uint32, or uint64 where sums of 16 bit pixels could be larger, or float64; y and x rounded up. An odd last row
-        or column has the sum of what is there.
+        uint16 as long as sums of 8 bit pixels fit, then uint32, or uint64 where sums of 16 bit pixels could be larger,
+        or float64; y and x rounded up. An odd last row or column has the sum of what is there.
 
     Examples
     --------
@@ -80,8 +80,7 @@ def quad_sums(block: NDArray[Any], *, level: int) -> NDArray[Any]:
     [[10, 18]]
     """
     *leading, height, width = block.shape
-    dtype = (np.uint32 if level <= 8 else np.uint64) if block.dtype.kind == "u" else np.float64
-    sums = np.empty((*leading, -(-height // 2), -(-width // 2)), dtype)
+    sums = np.empty((*leading, -(-height // 2), -(-width // 2)), _type_of_sums(block.dtype, level))
     _add_quads(np.ascontiguousarray(block).reshape(-1, height, width), sums.reshape(-1, *sums.shape[-2:]))
     return sums
 
@@ -142,6 +141,15 @@ def nearest(block: NDArray[Any]) -> NDArray[Any]:
     [[1, 9]]
     """
     return np.ascontiguousarray(block[..., ::2, ::2])
+
+
+def _type_of_sums(dtype: np.dtype[Any], level: int) -> type[np.generic]:
+    """Type that holds sums of a level; sums of 16 bits are of pixels of 8, of which 4^4 fit."""
+    if dtype.kind != "u":
+        return np.float64
+    if dtype == (np.uint8 if level == 1 else np.uint16) and level <= 4:
+        return np.uint16
+    return np.uint32 if level <= 8 else np.uint64
 
 
 @njit(cache=True, nogil=True)

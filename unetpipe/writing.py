@@ -1,5 +1,6 @@
 """Planes and pyramids written shard by shard: what is missing is made while what was made before is written."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -15,11 +16,15 @@ from unetpipe.slides import Plane
 
 __all__ = ["ShardWriter", "write_levels", "write_missing"]
 
+AT_ONCE = 2
+
 Make = Callable[[Box], NDArray[Any]]
 
 
 class ShardWriter:
-    """Writes one shard at a time in a thread of its own, and records each when it is durable, in the order given.
+    """Writes shards in threads of its own, and records each when it is durable, in the order given.
+
+    Two at a time: while one waits for the disk, the other is encoded.
 
     Parameters
     ----------
@@ -29,8 +34,8 @@ class ShardWriter:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="shards")
-        self.last: tuple[str, Future[str]] | None = None
+        self.pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="shards")
+        self.pending = deque[tuple[str, Future[str]]]()
 
     def __enter__(self) -> Self:
         return self
@@ -39,15 +44,19 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self.pool:
-            if kind is None and self.last is not None:
-                self.ledger.append(self.last[0], self.last[1].result())
+            while kind is None and self.pending:
+                self.record_first()
 
     def write(self, plane: Plane, name: str, box: Box, block: NDArray[Any]) -> None:
-        """Write the pixels of a shard, as `Plane.iter_shards` names it, as soon as the one before is written."""
-        before, digest = self.last, "" if self.last is None else self.last[1].result()
-        self.last = name, self.pool.submit(plane.write_shard, box, block)
-        if before is not None:
-            self.ledger.append(before[0], digest)
+        """Write the pixels of a shard, as `Plane.iter_shards` names it, as soon as fewer than two are being written."""
+        while len(self.pending) >= AT_ONCE:
+            self.record_first()
+        self.pending.append((name, self.pool.submit(plane.write_shard, box, block)))
+
+    def record_first(self) -> None:
+        """Wait for the shard that was given first."""
+        name, digest = self.pending.popleft()
+        self.ledger.append(name, digest.result())
 
 
 def write_missing(plane: Plane, make: Make, ledger: Ledger) -> None:
@@ -85,8 +94,9 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger) -> None:
     Notes
     -----
     One pass: the pixels of a shard are added up while it is in memory, and a shard of the next level is written as soon
-    as all that it is made of is there. The sums of half a row of shards wait in memory: 126 MB for an RGB slide of
-    20,480 px width. What an interrupted run has written is read back only where something is still to be made of it.
+    as all that it is made of is there. The sums of half a row of shards wait in memory: some 70 MB for an RGB slide of
+    8 bits and 20,480 px width. What an interrupted run has written is read back only where something is still to be
+    made of it.
     """
     with ShardWriter(ledger) as writer:
         pyramid = _Pyramid(levels, writer)
