@@ -132,7 +132,7 @@ def without_folders(document: Mapping[str, Any]) -> dict[str, Any]:
 
     Examples
     --------
-    >>> without_folders({"samples": "/home/me/s.tsv", "models": {"a": {"weights": "/home/me/w.pth"}, "b": None}})
+    >>> without_folders({"samples": "/disk/s.tsv", "models": {"a": {"weights": "/disk/w.pth"}, "b": None}})
     {'samples': 's.tsv', 'models': {'a': {'weights': 'w.pth'}, 'b': None}}
     """
     told = copy.deepcopy(dict(document))
