@@ -1,12 +1,12 @@
 """What the workflow costs beside its stages' work: Snakemake, and the start of a process for each job.
 
-Run: python benchmarks/overhead.py [--samples 20] [--cores 2]
+Run: python benchmarks/overhead.py [--samples 20] [--cores 2] [--per-job 1]
 
 Everything is computed once. Then all jobs are made to run again: each finds its work done and stops at once, so that
 what is left is overhead. A run that has nothing to do is measured apart, and taken away. A job is one stage of one
-sample; N cores start N of them at once. Targets: under 2 s per job and core; and for the short CPU stages of 1,000
-samples under 0.3 s of wall time per sample, all four of them together, with as many cores as that takes. CPU seconds
-tell more on a busy machine.
+sample, or of as many as `samples_per_job` has it; N cores start N jobs at once. Targets: under 2 s per job and core;
+and for the short CPU stages of 1,000 samples under 0.3 s of wall time per sample, all four of them together, with
+several samples per job. CPU seconds tell more on a busy machine.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from projects import Project, new_project  # noqa: E402
 
 # Targets, in seconds of wall time.
 JOB_S, SAMPLE_S = 2.0, 0.3
-# What is short, and done for every sample to learn from.
-SHORT = ("--until", "augment")
 
 
-def make_project(folder: Path, n_samples: int) -> Project:
+def make_project(folder: Path, n_samples: int, per_job: int) -> Project:
     """The tests' tiny project, with as many training samples as wanted; all are the same files."""
     project = new_project(folder)
+    with (folder / "config" / "config.yaml").open("a") as file:
+        file.write(f"samples_per_job: {per_job}\n")
     sheet = folder / "config" / "samples.tsv"
     head, first, *_, validation, _, _ = sheet.read_text().splitlines()
     rows = [first.replace("a\t", f"x{number:05}\t", 1) for number in range(n_samples)]
@@ -66,15 +66,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--per-job", type=int, default=1)
     given = parser.parse_args()
-    command = ("--cores", str(given.cores), *SHORT)
+    command = ("--cores", str(given.cores))
     with tempfile.TemporaryDirectory() as folder:
-        project = make_project(Path(folder) / "project", given.samples)
+        project = make_project(Path(folder) / "project", given.samples, given.per_job)
+        command += tuple(f"results/patches/x{number:05}.json" for number in range(given.samples))
         timed(project, *command)
         idle_wall, idle_cpu = timed(project, *command)
         wall, cpu = timed(project, *command, "--forceall")
         starts = median_start_s(project)
-    n_jobs = given.samples * len(starts)
+    n_jobs = -(-given.samples // given.per_job) * len(starts)
     print(f"nothing to do: {idle_wall:.2f} s wall, {idle_cpu:.2f} s CPU")
     wall, cpu = wall - idle_wall, cpu - idle_cpu
     print(f"{n_jobs} jobs that stop at once, {given.cores} cores: {wall:.1f} s wall, {cpu:.1f} s CPU")

@@ -420,6 +420,28 @@ def import_(
     run("import", spec, code, log, lambda step, **keys: step(weights, output=output, **keys))
 
 
+@app.command("several", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def several_(
+    context: typer.Context,
+    stage: Annotated[
+        Literal["simulate", "ingest", "annotate", "weigh", "augment", "segment", "evaluate"],
+        argument(help="The stage, and behind it its paths and options, each as a list with one value per sample."),
+    ],
+) -> None:
+    """Run a stage for several samples, one behind the other: what many small ones cost least."""
+    from unetpipe import config, parsing, several
+
+    # What is loaded, made and parsed here is not once more for each sample.
+    importlib.import_module(f"unetpipe.steps.{stage}")
+    parsing.adapter(config.STAGE_SPECS[stage])
+    group: Any = typer.main.get_command(app)
+    command, calls = group.commands[stage], {}
+    for words in several.commands(stage, context.args):
+        made = command.make_context(*words[:1], words[1:])
+        calls[f"{stage} {words[1]}"] = partial(command.invoke, made)
+    sys.exit(several.each(calls))
+
+
 @app.command()
 def verify(
     results: Annotated[Path, argument(help="Folder of results.")] = Path("results"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unetpipe.clusterspecs import ClusterSpec
-from unetpipe.documents import is_there, mapping, read_yaml, unknown
+from unetpipe.documents import is_there, mapping, names_in, read_yaml, unknown, whole_number
 from unetpipe.errors import ConfigError, GeometryError, in_one_line
 from unetpipe.models import Model, fitted_patches, folds_of, members, read_entries, read_imports, seeded
 from unetpipe.parsing import spec_from_json, without_cluster, without_folders
@@ -79,6 +79,8 @@ class Config:
         One spec per stage, as configured.
     cluster : ClusterSpec
         Workers that predict.
+    samples_per_job : int
+        Samples that one job of a short stage takes.
     models : dict of str to Model
         One training per model.
     ensembles : dict of str to tuple of str
@@ -96,6 +98,7 @@ class Config:
     classes: tuple[str, ...]
     sections: dict[str, Any]
     cluster: ClusterSpec
+    samples_per_job: int
     models: dict[str, Model]
     ensembles: dict[str, tuple[str, ...]]
     folds: dict[str, int]
@@ -294,7 +297,9 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     """
     where, document = (name, source) if isinstance(source, dict) else (str(source), read_yaml(source))
     data, cluster = without_cluster(document, where)
-    known = {"samples", "classes", "models", "ensembles", "folds", *SECTIONS}
+    # As the workers that predict: how work is shared out changes no result.
+    per_job = whole_number(data.pop("samples_per_job", 1), f"{where}: samples_per_job", at_least=1)
+    known = {"samples", "samples_per_job", "classes", "models", "ensembles", "folds", *SECTIONS}
     for name in data:
         if name not in known:
             raise ConfigError(f"{where}: {unknown(str(name), sorted(known))}")
@@ -324,7 +329,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     if sections["segment"].tune and not any(sample.split == "val" for sample in samples.values()):
         raise ConfigError(f"{where}: segment.tune: needs samples of split val, came none in {sheet}; leave it out")
     try:
-        folds = folds_of(samples, whole_number(data.get("folds", 0), "folds"), str(sheet))
+        n_folds = whole_number(data.get("folds", 0), "folds", at_least=2, or_zero=True)
+        folds = folds_of(samples, n_folds, str(sheet))
         numbers, models = sorted(set(folds.values())), dict[str, Model]()
         for entry in map(str, data["models"]):
             models |= {entry: imports[entry]} if entry in imports else seeded(entry, *entries[entry], numbers)
@@ -338,6 +344,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         classes=classes,
         sections=sections,
         cluster=cluster,
+        samples_per_job=per_job,
         models=models,
         ensembles=ensembles,
         folds=folds,
@@ -359,20 +366,6 @@ def check_tiles(config: Config, where: str) -> None:
             except GeometryError as error:
                 place = "predict.core_px: " if config.sections["predict"].core_px else ""
                 raise ConfigError(f"{where}: {place}{error}") from None
-
-
-def whole_number(value: Any, place: str) -> int:
-    """A number of things: 0, or at least 2."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0 or value == 1:
-        raise ConfigError(f"{place}: expected 0 or a whole number from 2 on, came {value!r:.60}; write one")
-    return value
-
-
-def names_in(value: Any, place: str) -> list[str]:
-    """A list of names."""
-    if not isinstance(value, list):
-        raise ConfigError(f"{place}: expected a list of names, came {value!r:.60}; write it as [a, b]")
-    return [str(name) for name in value]
 
 
 def section(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 
 from unetpipe.errors import ConfigError
 
-__all__ = ["is_there", "kept_text", "mapping", "read_text", "read_yaml", "unknown"]
+__all__ = ["is_there", "kept_text", "mapping", "names_in", "read_text", "read_yaml", "unknown", "whole_number"]
 
 MAX_BYTES = 2**20
 # Beside Snakemake's own notes.
@@ -94,6 +94,22 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected keys with values, came {value!r:.60}; see config/README.md")
     return dict(value)
+
+
+def names_in(value: Any, place: str) -> list[str]:
+    """A list of names."""
+    if not isinstance(value, list):
+        raise ConfigError(f"{place}: expected a list of names, came {value!r:.60}; write it as [a, b]")
+    return [str(name) for name in value]
+
+
+def whole_number(value: Any, place: str, *, at_least: int, or_zero: bool = False) -> int:
+    """A number of things."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not (value >= at_least or (or_zero and value == 0)):
+        expected = f"{'0 or ' * or_zero}a whole number from {at_least} on"
+        raise ConfigError(f"{place}: expected {expected}, came {value!r:.60}; write one")
+    return int(value)
 
 
 def kept_text(text: str | Iterable[str], folder: Path = KEPT) -> Path:

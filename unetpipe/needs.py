@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from unetpipe.batches import Batch
 from unetpipe.config import Config
 from unetpipe.netspecs import NetworkSpec
 from unetpipe.planning import FORMS, plan_whole
@@ -52,7 +53,7 @@ class Needs:
     disk_mb: int
 
 
-def requests(config: Config) -> Callable[[str], dict[str, Any]]:
+def requests(config: Config) -> Callable[..., dict[str, Any]]:
     """What rules ask Snakemake for.
 
     Parameters
@@ -63,18 +64,19 @@ def requests(config: Config) -> Callable[[str], dict[str, Any]]:
     Returns
     -------
     callable
-        Gives for the verb of a stage, which is the name of its rule, ``mem_mb``, ``runtime`` and ``disk_mb``, functions
-        of wildcards and attempt. The second attempt asks for twice as much of each, the third for three times; no job
-        asks for more than a day.
+        Gives for the verb of a stage, and the samples of one job where it takes several, ``mem_mb``, ``runtime`` and
+        ``disk_mb``, functions of wildcards and attempt. The second attempt asks for twice as much of each, the third
+        for three times; no job asks for more than a day. Of several samples, memory is that of the largest.
     """
 
-    def of_stage(stage: str) -> dict[str, Any]:
+    def of_stage(stage: str, batch: Batch | None = None) -> dict[str, Any]:
         @cache
         def found(sample: str, model: str) -> Needs:
             return needs(config, stage, sample=sample, model=model)
 
         def of_job(wildcards: Any) -> Needs:
-            return found(wildcards.get("sample", ""), wildcards.get("model", ""))
+            samples = batch.samples(wildcards) if batch else [wildcards.get("sample", "")]
+            return one_behind_another([found(sample, wildcards.get("model", "")) for sample in samples])
 
         def mem_mb(wildcards: Any, attempt: int) -> int:
             return attempt * of_job(wildcards).mem_mb
@@ -88,6 +90,15 @@ def requests(config: Config) -> Callable[[str], dict[str, Any]]:
         return {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
 
     return of_stage
+
+
+def one_behind_another(of_each: Sequence[Needs]) -> Needs:
+    """What a job needs that does several things in turn."""
+    return Needs(
+        mem_mb=max(one.mem_mb for one in of_each),
+        runtime=min(LONGEST_MIN, sum(one.runtime for one in of_each)),
+        disk_mb=sum(one.disk_mb for one in of_each),
+    )
 
 
 def gpus_of(resources: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from unetpipe.documents import mapping, unknown
 from unetpipe.errors import ConfigError
 from unetpipe.netspecs import FAMILIES
 
-__all__ = ["spec_from_json", "without_cluster", "without_folders"]
+__all__ = ["adapter", "spec_from_json", "without_cluster", "without_folders"]
 
 SpecType = TypeVar("SpecType")
 
@@ -42,6 +43,7 @@ def spec_from_json(kind: type[SpecType], text: str, where: str) -> SpecType:
         raise ConfigError(fault if ";" in fault else f"{fault}; see config/README.md") from None
 
 
+@cache
 @typing.no_type_check
 def adapter(kind):
     """Pydantic's parser of a spec; unknown keys are refused."""

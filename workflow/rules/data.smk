@@ -3,72 +3,87 @@
 
 if CONFIG.simulated:
 
-    rule simulate:
+    for batch in BATCHES:
+
+        rule:
+            name:
+                batch.rule("simulate")
+            output:
+                image=batch.files(f"{CONFIG.simulated}/images/{{sample}}.tif"),
+                annotation=batch.files(f"{CONFIG.simulated}/labels/{{sample}}.tif"),
+            log:
+                batch.files("results/logs/simulate/{sample}.log"),
+            benchmark:
+                batch.file("results/benchmarks/simulate/{sample}.tsv")
+            priority: 1
+            conda:
+                "../../environment.yml"
+            resources:
+                **REQUESTS("simulate", batch),
+            params:
+                unetpipe=UNETPIPE,
+                spec=batch.each(lambda sample: CONFIG.spec("simulate", sample)),
+                code=fingerprint("unetpipe.steps.simulate"),
+            shell:
+                "exec {params.unetpipe} simulate {output.image:q} --annotation {output.annotation:q}"
+                " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+
+
+for batch in BATCHES:
+
+    rule:
+        name:
+            batch.rule("ingest")
+        input:
+            batch.each(lambda sample: CONFIG.samples[sample].image),
         output:
-            image=f"{CONFIG.simulated}/images/{{sample}}.tif",
-            annotation=f"{CONFIG.simulated}/labels/{{sample}}.tif",
+            batch.files("results/images/{sample}.json"),
         log:
-            "results/logs/simulate/{sample}.log",
+            batch.files("results/logs/ingest/{sample}.log"),
         benchmark:
-            "results/benchmarks/simulate/{sample}.tsv"
+            batch.file("results/benchmarks/ingest/{sample}.tsv")
         priority: 1
         conda:
             "../../environment.yml"
         resources:
-            **REQUESTS("simulate"),
+            **REQUESTS("ingest", batch),
+            tmpdir=TMPDIR,
         params:
-            spec=lambda wildcards: CONFIG.spec("simulate", wildcards.sample),
-            code=fingerprint("unetpipe.steps.simulate"),
+            unetpipe=UNETPIPE,
+            spec=batch.each(lambda sample: CONFIG.spec("ingest", sample)),
+            code=fingerprint("unetpipe.steps.ingest"),
         shell:
-            "exec python -m unetpipe simulate {output.image:q} --annotation {output.annotation:q}"
+            "exec {params.unetpipe} ingest {input:q} --output {output:q}"
             " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
-rule ingest:
-    input:
-        lambda wildcards: CONFIG.samples[wildcards.sample].image,
-    output:
-        "results/images/{sample}.json",
-    log:
-        "results/logs/ingest/{sample}.log",
-    benchmark:
-        "results/benchmarks/ingest/{sample}.tsv"
-    priority: 1
-    conda:
-        "../../environment.yml"
-    resources:
-        **REQUESTS("ingest"),
-        tmpdir=TMPDIR,
-    params:
-        spec=lambda wildcards: CONFIG.spec("ingest", wildcards.sample),
-        code=fingerprint("unetpipe.steps.ingest"),
-    shell:
-        "exec python -m unetpipe ingest {input:q} --output {output:q}"
-        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+for batch in BATCHES:
 
-
-rule annotate:
-    input:
-        annotation=lambda wildcards: CONFIG.samples[wildcards.sample].annotation,
-        image="results/images/{sample}.json",
-    output:
-        "results/labels/{sample}.json",
-    log:
-        "results/logs/annotate/{sample}.log",
-    benchmark:
-        "results/benchmarks/annotate/{sample}.tsv"
-    priority: 1
-    conda:
-        "../../environment.yml"
-    resources:
-        **REQUESTS("annotate"),
-        tmpdir=TMPDIR,
-    params:
-        spec=lambda wildcards: CONFIG.spec("annotate", wildcards.sample),
-        code=fingerprint("unetpipe.steps.annotate"),
-    shell:
-        "exec python -m unetpipe annotate {input.annotation:q} {input.image:q} --output {output:q}"
-        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+    rule:
+        name:
+            batch.rule("annotate")
+        input:
+            annotation=batch.each(lambda sample: CONFIG.samples[sample].annotation),
+            image=batch.files("results/images/{sample}.json"),
+        output:
+            batch.files("results/labels/{sample}.json"),
+        log:
+            batch.files("results/logs/annotate/{sample}.log"),
+        benchmark:
+            batch.file("results/benchmarks/annotate/{sample}.tsv")
+        priority: 1
+        conda:
+            "../../environment.yml"
+        resources:
+            **REQUESTS("annotate", batch),
+            tmpdir=TMPDIR,
+        params:
+            unetpipe=UNETPIPE,
+            spec=batch.each(lambda sample: CONFIG.spec("annotate", sample)),
+            code=fingerprint("unetpipe.steps.annotate"),
+        shell:
+            "exec {params.unetpipe} annotate {input.annotation:q} {input.image:q} --output {output:q}"
+            " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
 rule doctor:

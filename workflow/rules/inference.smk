@@ -57,25 +57,30 @@ if CONFIG.sections["segment"].tune:
             " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
-rule segment:
-    input:
-        probabilities="results/probabilities/{model}/{sample}.json",
-        image="results/images/{sample}.json",
-        thresholds=["results/thresholds/{model}.json"] if CONFIG.sections["segment"].tune else [],
-    output:
-        "results/segmentations/{model}/{sample}.json",
-    log:
-        "results/logs/segment/{model}/{sample}.log",
-    benchmark:
-        "results/benchmarks/segment/{model}/{sample}.tsv"
-    conda:
-        "../../environment.yml"
-    resources:
-        **REQUESTS("segment"),
-        tmpdir=TMPDIR,
-    params:
-        spec=CONFIG.spec("segment"),
-        code=fingerprint("unetpipe.steps.segment"),
-    shell:
-        "exec python -m unetpipe segment {input.probabilities:q} {input.image:q} {input.thresholds:q}"
-        " --output {output:q} --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+for batch in BATCHES:
+
+    rule:
+        name:
+            batch.rule("segment")
+        input:
+            probabilities=batch.files("results/probabilities/{model}/{sample}.json"),
+            image=batch.files("results/images/{sample}.json"),
+            thresholds=batch.files("results/thresholds/{model}.json") if CONFIG.sections["segment"].tune else [],
+        output:
+            batch.files("results/segmentations/{model}/{sample}.json"),
+        log:
+            batch.files("results/logs/segment/{model}/{sample}.log"),
+        benchmark:
+            batch.file("results/benchmarks/segment/{model}/{sample}.tsv")
+        conda:
+            "../../environment.yml"
+        resources:
+            **REQUESTS("segment", batch),
+            tmpdir=TMPDIR,
+        params:
+            unetpipe=UNETPIPE,
+            spec=CONFIG.spec("segment"),
+            code=fingerprint("unetpipe.steps.segment"),
+        shell:
+            "exec {params.unetpipe} segment {input.probabilities:q} {input.image:q} {input.thresholds:q}"
+            " --output {output:q} --spec {params.spec:q} --code {params.code:q} --log {log:q}"

@@ -1,28 +1,33 @@
 # From segmentations to scores and one page.
 
 
-rule evaluate:
-    input:
-        segmentation="results/segmentations/{model}/{sample}.json",
-        probabilities="results/probabilities/{model}/{sample}.json",
-        labels="results/labels/{sample}.json",
-    output:
-        "results/metrics/{model}/{sample}.json",
-    log:
-        "results/logs/evaluate/{model}/{sample}.log",
-    benchmark:
-        "results/benchmarks/evaluate/{model}/{sample}.tsv"
-    conda:
-        "../../environment.yml"
-    resources:
-        **REQUESTS("evaluate"),
-        tmpdir=TMPDIR,
-    params:
-        spec=CONFIG.spec("evaluate"),
-        code=fingerprint("unetpipe.steps.evaluate"),
-    shell:
-        "exec python -m unetpipe evaluate {input.segmentation:q} {input.probabilities:q} {input.labels:q}"
-        " --output {output:q} --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+for batch in BATCHES:
+
+    rule:
+        name:
+            batch.rule("evaluate")
+        input:
+            segmentation=batch.files("results/segmentations/{model}/{sample}.json"),
+            probabilities=batch.files("results/probabilities/{model}/{sample}.json"),
+            labels=batch.files("results/labels/{sample}.json"),
+        output:
+            batch.files("results/metrics/{model}/{sample}.json"),
+        log:
+            batch.files("results/logs/evaluate/{model}/{sample}.log"),
+        benchmark:
+            batch.file("results/benchmarks/evaluate/{model}/{sample}.tsv")
+        conda:
+            "../../environment.yml"
+        resources:
+            **REQUESTS("evaluate", batch),
+            tmpdir=TMPDIR,
+        params:
+            unetpipe=UNETPIPE,
+            spec=CONFIG.spec("evaluate"),
+            code=fingerprint("unetpipe.steps.evaluate"),
+        shell:
+            "exec {params.unetpipe} evaluate {input.segmentation:q} {input.probabilities:q} {input.labels:q}"
+            " --output {output:q} --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
 rule report:

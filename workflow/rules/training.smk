@@ -1,50 +1,60 @@
 # From labels to a trained network.
 
 
-rule weigh:
-    input:
-        "results/labels/{sample}.json",
-    output:
-        "results/weights/{sample}.json",
-    log:
-        "results/logs/weigh/{sample}.log",
-    benchmark:
-        "results/benchmarks/weigh/{sample}.tsv"
-    conda:
-        "../../environment.yml"
-    resources:
-        **REQUESTS("weigh"),
-        tmpdir=TMPDIR,
-    params:
-        spec=CONFIG.spec("weigh"),
-        code=fingerprint("unetpipe.steps.weigh"),
-    shell:
-        "exec python -m unetpipe weigh {input:q} --output {output:q}"
-        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+for batch in BATCHES:
+
+    rule:
+        name:
+            batch.rule("weigh")
+        input:
+            batch.files("results/labels/{sample}.json"),
+        output:
+            batch.files("results/weights/{sample}.json"),
+        log:
+            batch.files("results/logs/weigh/{sample}.log"),
+        benchmark:
+            batch.file("results/benchmarks/weigh/{sample}.tsv")
+        conda:
+            "../../environment.yml"
+        resources:
+            **REQUESTS("weigh", batch),
+            tmpdir=TMPDIR,
+        params:
+            unetpipe=UNETPIPE,
+            spec=CONFIG.spec("weigh"),
+            code=fingerprint("unetpipe.steps.weigh"),
+        shell:
+            "exec {params.unetpipe} weigh {input:q} --output {output:q}"
+            " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
-rule augment:
-    input:
-        image="results/images/{sample}.json",
-        labels="results/labels/{sample}.json",
-        weights="results/weights/{sample}.json",
-    output:
-        "results/patches/{sample}.json",
-    log:
-        "results/logs/augment/{sample}.log",
-    benchmark:
-        "results/benchmarks/augment/{sample}.tsv"
-    conda:
-        "../../environment.yml"
-    resources:
-        **REQUESTS("augment"),
-        tmpdir=TMPDIR,
-    params:
-        spec=CONFIG.spec("augment"),
-        code=fingerprint("unetpipe.steps.augment"),
-    shell:
-        "exec python -m unetpipe augment {input.image:q} {input.labels:q} {input.weights:q} --output {output:q}"
-        " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
+for batch in BATCHES:
+
+    rule:
+        name:
+            batch.rule("augment")
+        input:
+            image=batch.files("results/images/{sample}.json"),
+            labels=batch.files("results/labels/{sample}.json"),
+            weights=batch.files("results/weights/{sample}.json"),
+        output:
+            batch.files("results/patches/{sample}.json"),
+        log:
+            batch.files("results/logs/augment/{sample}.log"),
+        benchmark:
+            batch.file("results/benchmarks/augment/{sample}.tsv")
+        conda:
+            "../../environment.yml"
+        resources:
+            **REQUESTS("augment", batch),
+            tmpdir=TMPDIR,
+        params:
+            unetpipe=UNETPIPE,
+            spec=CONFIG.spec("augment"),
+            code=fingerprint("unetpipe.steps.augment"),
+        shell:
+            "exec {params.unetpipe} augment {input.image:q} {input.labels:q} {input.weights:q} --output {output:q}"
+            " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
 
 
 rule train:

@@ -1,0 +1,46 @@
+"""Several samples per job: the same bytes, the same mending, and of a job that fails the others are kept."""
+
+import re
+from pathlib import Path
+
+import tifffile
+
+from projects import Project
+
+
+def in_pairs(project: Project) -> Project:
+    """A project whose short stages take two samples per job."""
+    path = project.folder / "config/config.yaml"
+    path.write_text(path.read_text() + "samples_per_job: 2\n")
+    return project
+
+
+def test_the_same_results_come_whatever_shares_a_job(blank: Project, finished: Project, tmp_path: Path) -> None:
+    tree = in_pairs(blank.copy(tmp_path / "project"))
+    path = tree.folder / "images/b.tif"
+    sound = path.read_bytes()
+    path.write_bytes(sound[: len(sound) // 2])
+    ended = tree.snakemake("--cores", "2", "--keep-going", "results/patches/a.json", "results/patches/b.json")
+    assert ended.returncode == 1
+    assert "b.tif: is truncated" in ended.stderr
+    path.write_bytes(sound)
+    tree.run()
+    computed, early = tree.ran()
+    assert "ingest/a" in early and "ingest/b" in computed
+    assert tree.manifests() == finished.manifests()
+    assert tree.pending() == set()
+    changed = tifffile.imread(tree.folder / "labels/b.tif")
+    changed[changed == changed.max()] = 0
+    tifffile.imwrite(tree.folder / "labels/b.tif", changed)
+    tree.run("results/patches/a.json", "results/patches/b.json")
+    computed, early = tree.ran()
+    assert {"annotate/b", "weigh/b", "augment/b"} == computed
+    assert {"annotate/a", "weigh/a", "augment/a"} == early
+
+
+def test_jobs_are_as_many_as_there_are_batches(blank: Project, tmp_path: Path) -> None:
+    tree = in_pairs(blank.copy(tmp_path / "project"))
+    jobs = re.findall(r"^rule (ingest|annotate)(\w*):", tree.snakemake("-n", "--cores", "2").stdout, re.MULTILINE)
+    # Training samples a and b share theirs; s, which has to have no labels, t and v go other ways.
+    ways = ["_1", "_2", "_3", "_4"]
+    assert sorted(jobs) == [("annotate", way) for way in ways[1:]] + [("ingest", way) for way in ways]
