@@ -178,3 +178,10 @@ def test_names_in_geojson_are_told(tmp_path: Path) -> None:
     ]
     (tmp_path / "b.geojson.gz").write_text("[")
     assert not any("called" in line for line in sheet(tmp_path, output=tmp_path / "samples.tsv", overwrite=True))
+
+
+def test_many_images_may_share_jobs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = sheet(folder, output=folder / "s.tsv", split="70,15,15")
+    monkeypatch.setattr("unetpipe.steps.sheet.MANY", 4)
+    more = sheet(folder, output=folder / "t.tsv", split="70,15,15")
+    assert [line for line in more if "samples_per_job: 24" in line] == [more[-2]] and len(more) == len(said) + 1

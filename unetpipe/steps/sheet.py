@@ -34,6 +34,8 @@ __all__ = ["sheet"]
 
 # Annotations that are looked into, and the side in px or the bytes of what is looked at.
 PEEKS, PEEK_PX, PEEK_BYTES = 3, 2048, 2**26
+# From so many images on, jobs that take one each begin longer than they work.
+MANY = 200
 # GeoJSON packs about so well; what is looked at counts unpacked.
 PACKED = 10
 
@@ -89,6 +91,8 @@ def sheet(folder: Path, *, output: Path, split: str = "70,15,15", overwrite: boo
     hint = [f"by their values, annotations are of kind {kind}: set annotate.kind to {kind}"] if kind else []
     names = names_found([folder / pair.annotation for pair in annotated if pair.annotation])
     hint += [f"objects are called {', '.join(names)}: set classes, or annotate.names, to that"] if names else []
+    if len(pairs) >= MANY:
+        hint.append("so many jobs take long to begin: samples_per_job: 24 in config.yaml puts 24 images into each")
     return [
         *apart,
         *notes,
