@@ -18,6 +18,8 @@ __all__ = ["Needs", "gpus_of", "needs", "requests", "unpacked_mb"]
 
 # Longer jobs wait for ever in most queues; what is cut off goes on in the next attempt.
 LONGEST_MIN = 1440
+# Minutes that every job may take to begin and to end, beside its work.
+START_MIN = 10
 # Pixels in MB per MB of file, by what the format usually holds.
 PACKING = {".jpg": 12, ".jpeg": 12, ".svs": 12, ".ndpi": 12, ".mrxs": 12, ".scn": 12, ".png": 4, ".tif": 2, ".tiff": 2}
 # Formats of which nothing less than the whole image can be read.
@@ -94,9 +96,10 @@ def requests(config: Config) -> Callable[..., dict[str, Any]]:
 
 def one_behind_another(of_each: Sequence[Needs]) -> Needs:
     """What a job needs that does several things in turn."""
+    minutes = START_MIN + sum(one.runtime - START_MIN for one in of_each)
     return Needs(
         mem_mb=max(one.mem_mb for one in of_each),
-        runtime=min(LONGEST_MIN, sum(one.runtime for one in of_each)),
+        runtime=min(LONGEST_MIN, minutes),
         disk_mb=sum(one.disk_mb for one in of_each),
     )
 
@@ -160,7 +163,7 @@ def needs(config: Config, stage: str, *, sample: str = "", model: str = "") -> N
     130 w s² + 720 w² 4^d bytes, its maps and its parameters; what a tile takes is planned.
     """
     image = source_mb(config, sample) if sample else 0.0
-    minutes, mem = 10.0 + image / 100, float(PLAIN_MB)
+    minutes, mem = START_MIN + image / 100, float(PLAIN_MB)
     sections = config.sections
     if stage == "ingest":
         mem += 4 * image if Path(config.samples[sample].image).suffix.lower() in WHOLE else 1000
