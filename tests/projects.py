@@ -124,7 +124,7 @@ class Project:
         path = self.folder / "config" / "config.yaml"
         data = yaml.safe_load(path.read_text())
         for name, keys in sections.items():
-            data[name] = data.get(name, {}) | keys
+            data[name] = data.get(name, {}) | keys if isinstance(keys, dict) else keys
         path.write_text(yaml.safe_dump(data, sort_keys=False))
 
     def own_package(self) -> Path:

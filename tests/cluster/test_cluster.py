@@ -111,6 +111,15 @@ def test_of_a_group_with_a_failed_job_the_others_are_kept(ran: ClusterProject, t
     assert {"ingest/a", "ingest/v"} <= early and {"ingest/t", "annotate/t"} <= computed
 
 
+def test_several_samples_share_a_process(ran: ClusterProject, blank: Project, tmp_path: Path) -> None:
+    tree = ClusterProject(blank.copy(tmp_path / "project").folder, ran.cluster)
+    last = max(map(int, ran.cluster.jobs()))
+    tree.configure(samples_per_job=2)
+    tree.run("results/labels/a.json", "results/labels/b.json")
+    assert {name: len(jobs) for name, jobs in tree.asked(last).items()} == {"rule_ingest_3": 1, "rule_annotate_3": 1}
+    assert {"ingest/a", "ingest/b", "annotate/a", "annotate/b"} == tree.ran()[0]
+
+
 def test_a_training_that_is_cancelled_goes_on_to_the_same_bytes(ran: ClusterProject, tmp_path: Path) -> None:
     ran.configure(train={"steps": 600, "validate_every": 300, "checkpoint_s": 1.0, "learning_rate": 0.002})
     alone = ran.copy(tmp_path / "project")

@@ -8,15 +8,15 @@ import tifffile
 from projects import Project
 
 
-def in_pairs(project: Project) -> Project:
+def in_pairs(blank: Project, folder: Path) -> Project:
     """A project whose short stages take two samples per job."""
-    path = project.folder / "config/config.yaml"
-    path.write_text(path.read_text() + "samples_per_job: 2\n")
+    project = blank.copy(folder / "project")
+    project.configure(samples_per_job=2)
     return project
 
 
 def test_the_same_results_come_whatever_shares_a_job(blank: Project, finished: Project, tmp_path: Path) -> None:
-    tree = in_pairs(blank.copy(tmp_path / "project"))
+    tree = in_pairs(blank, tmp_path)
     path = tree.folder / "images/b.tif"
     sound = path.read_bytes()
     path.write_bytes(sound[: len(sound) // 2])
@@ -39,7 +39,7 @@ def test_the_same_results_come_whatever_shares_a_job(blank: Project, finished: P
 
 
 def test_jobs_are_as_many_as_there_are_batches(blank: Project, tmp_path: Path) -> None:
-    tree = in_pairs(blank.copy(tmp_path / "project"))
+    tree = in_pairs(blank, tmp_path)
     jobs = re.findall(r"^rule (ingest|annotate)(\w*):", tree.snakemake("-n", "--cores", "2").stdout, re.MULTILINE)
     # Training samples a and b share theirs; s, which has to have no labels, t and v go other ways.
     ways = ["_1", "_2", "_3", "_4"]
