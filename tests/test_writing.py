@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,32 @@ def test_a_writer_that_fails_is_told_and_records_nothing(tmp_path: Path, monkeyp
         with pytest.raises(OSError, match="full"):
             write_missing(plane, lambda box: np.zeros(box.shape, np.uint8), ledger)
         assert not ledger.units
+
+
+def test_a_third_shard_is_begun_while_the_first_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = {f"0/0/{i}": Event() for i in range(4)}
+    made: list[str] = []
+    real = slides.Plane.write_shard
+
+    def write_shard(plane: slides.Plane, box: Box, block: np.ndarray) -> str:
+        begun[f"0/0/{box.start[1] // 16}"].set()
+        return real(plane, box, block)
+
+    def make(box: Box) -> np.ndarray:
+        made.append(f"0/0/{box.start[1] // 16}")
+        assert len(made) - len(ledger.units) <= 3, "more blocks in memory than one being made and two being written"
+        return np.zeros(box.shape, np.uint8)
+
+    def append(name: str, *arguments: Any) -> None:
+        assert name != "0/0/0" or (made[-1] == "0/0/2" and begun["0/0/2"].wait(30)), "the pool has nothing to do"
+        recorded(name, *arguments)
+
+    monkeypatch.setattr(slides.Plane, "write_shard", write_shard)
+    with open_ledger(tmp_path / "weights" / "a.json", stage="weigh", spec=WeighSpec(), code="w@1") as ledger:
+        recorded = ledger.append
+        monkeypatch.setattr(ledger, "append", append)
+        write_missing(create_plane(ledger.store / "0", shape=(16, 64), dtype=np.uint8), make, ledger)
+        assert sorted(ledger.units) == sorted(begun)
 
 
 def test_only_what_is_missing_is_made(tmp_path: Path) -> None:

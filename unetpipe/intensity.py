@@ -1,11 +1,12 @@
 """Grey values to network input: one straight line per channel."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["intensity_range", "normalise", "percentile"]
+__all__ = ["intensity_range", "normalise", "percentiles"]
 
 
 def intensity_range(
@@ -38,32 +39,35 @@ def intensity_range(
     return [(0.0, top)] * len(percentiles)
 
 
-def percentile(values: NDArray[Any], share: float) -> float:
-    """Value below which a share of all values lies; for small unsigned integers by counting, which spares the sorting.
+def percentiles(values: NDArray[Any], shares: Sequence[float]) -> list[float]:
+    """Values below which shares of all values lie; for small unsigned integers by counting, which spares the sorting.
 
     Parameters
     ----------
     values : array
         Any shape, not empty; finite.
-    share : float
+    shares : sequence of float
         In percent, 0 to 100.
 
     Returns
     -------
-    float
-        As `numpy.percentile` gives it: linear between the two values next to the place share / 100 (n - 1).
+    list of float
+        As `numpy.percentile` gives them: linear between the two values next to the place share / 100 (n - 1).
 
     Examples
     --------
-    >>> percentile(np.array([9, 1, 5, 2], np.uint8), 50.0)
-    3.5
+    >>> percentiles(np.array([9, 1, 5, 2], np.uint8), [50.0, 100.0])
+    [3.5, 9.0]
     """
     if values.dtype not in (np.uint8, np.uint16):
-        return float(np.percentile(values, (share,))[0])
+        return [float(found) for found in np.percentile(values, shares)]
     counted = np.cumsum(np.bincount(values.ravel()))
-    place = share / 100 * (values.size - 1)
-    below, above = (int(np.searchsorted(counted, int(i), side="right")) for i in (place, np.ceil(place)))
-    return below + (above - below) * (place % 1)
+    found = []
+    for share in shares:
+        place = share / 100 * (values.size - 1)
+        below, above = (int(np.searchsorted(counted, int(i), side="right")) for i in (place, np.ceil(place)))
+        found.append(below + (above - below) * (place % 1))
+    return found
 
 
 def normalise(image: NDArray[Any], limits: list[tuple[float, float]]) -> NDArray[np.float32]:

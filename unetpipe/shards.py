@@ -58,8 +58,15 @@ def in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """
     if len(items) < FEW or THREADS == 1:
         return [call(item) for item in items]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(call, items))
+
+    def share(first: int) -> list[R]:
+        """Results of every item that a thread does; to hand over one by one takes longer than some calls."""
+        return [call(item) for item in items[first::THREADS]]
+
+    with ThreadPoolExecutor(THREADS - 1) as pool:
+        others = [pool.submit(share, first) for first in range(1, THREADS)]
+        shares = [share(0), *(other.result() for other in others)]
+    return [shares[i % THREADS][i // THREADS] for i in range(len(items))]
 
 
 def encoded_shard(chunks: Sequence[NDArray[Any] | None]) -> list[bytes]:

@@ -48,10 +48,11 @@ class ShardWriter:
                 self.record_first()
 
     def write(self, plane: Plane, name: str, box: Box, block: NDArray[Any]) -> None:
-        """Write the pixels of a shard, as `Plane.iter_shards` names it, as soon as fewer than two are being written."""
-        while len(self.pending) >= AT_ONCE:
-            self.record_first()
+        """Write the pixels of a shard, as `Plane.iter_shards` names it; return when at most two are not yet written."""
         self.pending.append((name, self.pool.submit(plane.write_shard, box, block)))
+        # A shard waits in the pool, so that its threads go on while this one records.
+        while len(self.pending) > AT_ONCE:
+            self.record_first()
 
     def record_first(self) -> None:
         """Wait for the shard that was given first."""

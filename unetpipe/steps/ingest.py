@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import GeometryError, SourceError
 from unetpipe.geometry import Box
-from unetpipe.intensity import percentile
+from unetpipe.intensity import percentiles
 from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.multiscales import write_multiscale
 from unetpipe.pyramids import level_shapes
@@ -264,4 +264,5 @@ def write_tissue(
 def intensity_windows(levels: list[Plane]) -> list[tuple[float, float]]:
     """Low and high percentile of each channel, from the finest level that is small enough."""
     small = [plane for plane in levels if plane.shape[0] * plane.shape[1] <= STATISTICS_PX] or levels[-1:]
-    return [(percentile(channel, LOW), percentile(channel, HIGH)) for channel in small[0].read_whole()]
+    low_and_high = [percentiles(channel, (LOW, HIGH)) for channel in small[0].read_whole()]
+    return [(low, high) for low, high in low_and_high]
