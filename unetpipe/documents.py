@@ -12,7 +12,7 @@ import yaml
 
 from unetpipe.errors import ConfigError
 
-__all__ = ["is_there", "kept_text", "mapping", "read_text", "read_yaml", "unknown"]
+__all__ = ["class_names", "is_there", "kept_text", "mapping", "read_text", "read_yaml", "unknown"]
 
 MAX_BYTES = 2**20
 # Beside Snakemake's own notes.
@@ -124,3 +124,13 @@ def kept_text(text: str | Iterable[str], folder: Path = KEPT) -> Path:
         partial.write_text(content, encoding="utf-8")
         partial.replace(path)
     return path
+
+
+def class_names(value: Any, where: str) -> tuple[str, ...]:
+    """The names of the classes."""
+    if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
+        raise ConfigError(
+            f"{where}: classes: expected a list of two or more different names, came {value!r:.60}; write it as "
+            "[background, cell]"
+        )
+    return tuple(str(name) for name in value)
