@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unetpipe.devices import choose_device
 from unetpipe.losses import cross_entropy
 from unetpipe.networks import build_network
-from unetpipe.patches import PatchStore, create_patches
+from unetpipe.patches import PatchStores, create_patches
 from unetpipe.specs import TrainSpec, UnetSpec
 from unetpipe.steps.train import prepare
 from unetpipe.training import fit
@@ -58,7 +58,7 @@ def compared(
     return [statistics.median(values) for values in zip(*rows, strict=True)]
 
 
-def filled_store(folder: Path, spec: TrainSpec, input_px: int) -> PatchStore:
+def filled_store(folder: Path, spec: TrainSpec, input_px: int) -> PatchStores:
     """Patches of noise on disk."""
     side = spec.network.geometry.output_side(input_px)
     store = create_patches(folder, count=spec.steps, channels=spec.network.channels, input_px=input_px, output_px=side)
@@ -66,9 +66,9 @@ def filled_store(folder: Path, spec: TrainSpec, input_px: int) -> PatchStore:
     for _, numbers in store.iter_blocks():
         image = rng.random((len(numbers), spec.network.channels, input_px, input_px), dtype=np.float32)
         classes = rng.integers(0, 2, (len(numbers), side, side), dtype=np.uint8)
-        weights = rng.random((len(numbers), side, side), dtype=np.float32)
+        weights = rng.random((len(numbers), 1, side, side), dtype=np.float32)
         store.write_block(numbers, list(zip(image, classes, weights, strict=True)))
-    return store
+    return PatchStores((store,), input_px, 0)
 
 
 def bare_loop(network: nn.Module, spec: TrainSpec, batch: tuple[Tensor, ...]) -> Callable[[], None]:
@@ -89,7 +89,7 @@ def bare_loop(network: nn.Module, spec: TrainSpec, batch: tuple[Tensor, ...]) ->
     return loop
 
 
-def fitting(spec: TrainSpec, store: PatchStore, device: torch.device, workers: int) -> Callable[[], None]:
+def fitting(spec: TrainSpec, store: PatchStores, device: torch.device, workers: int) -> Callable[[], None]:
     """The steps of `fit`, from the store on disk."""
     state = start(build_network(spec.network, seed=1), spec, device)
 

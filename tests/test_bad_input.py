@@ -316,7 +316,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, object], str, tuple[str, ...]]] = {
     "long weights": ({"models": MODELS | {"n": {"weights": 300 * "w"}}}, SHEET, ("models.n.weights: ", "too long")),
     "null byte": ({"models": MODELS | {"n": {"weights": "a\0b"}}}, SHEET, ("models.n.weights: ", "no such file")),
     "loop": ({}, SHEET + "b\tloop/b.tif\ta.tif\tval\n", ("s.tsv: sample b: image: loop/b.tif cannot be", "symbolic")),
-    "long key": ({"weigh": {400 * "k": 1}}, SHEET, ("config.yaml: weigh.kkk", "kkk'; use one of form, w0")),
+    "long key": ({"weigh": {400 * "k": 1}}, SHEET, ("config.yaml: weigh.kkk", "kkk'; use one of w0, sigma")),
     "variable": (
         {},
         SHEET + "b\t${UNETPIPE_ABSENT}/b.tif\ta.tif\tval\n",

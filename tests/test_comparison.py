@@ -2,7 +2,7 @@
 
 import pytest
 
-from unetpipe.comparison import mean_and_deviation, ranked
+from unetpipe.comparison import MeanRank, mean_and_deviation, mean_ranks, ranked
 
 
 def scores(**values: float | None) -> dict[str, dict[str, object]]:
@@ -33,3 +33,21 @@ def test_the_best_comes_first_and_the_undefined_last() -> None:
 
 def test_errors_are_ranked_the_other_way_round() -> None:
     assert [rank.entry for rank in ranked(GROUPS, POOLED, by="pixel_error")] == ["c", "b", "a"]
+
+
+def test_ranks_on_several_data_sets_are_averaged() -> None:
+    """On the first b, a, c; on the second a and b are equal and c is best; d stands in one of them only."""
+    other = {"a": scores(seg=0.5), "b": scores(seg=0.5), "c": scores(seg=0.75)}
+    first, second = ranked(GROUPS, POOLED, by="seg"), ranked({name: [name] for name in other}, other, by="seg")
+    found = mean_ranks([first, second], by="seg")
+    assert found == [
+        MeanRank(entry="b", ranks=(1.0, 2.5), mean=1.75),
+        MeanRank(entry="c", ranks=(3.0, 1.0), mean=2.0),
+        MeanRank(entry="a", ranks=(2.0, 2.5), mean=2.25),
+    ]
+
+
+def test_entries_without_a_score_share_the_last_ranks() -> None:
+    pooled = {"a": scores(seg=None), "b": scores(seg=0.5), "c": scores(seg=None)}
+    found = mean_ranks([ranked({name: [name] for name in pooled}, pooled, by="seg")], by="seg")
+    assert [(one.entry, one.mean) for one in found] == [("b", 1.0), ("a", 2.5), ("c", 2.5)]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from unetpipe.documents import read_yaml
 from unetpipe.errors import ConfigError
 from unetpipe.netspecs import DilatedUnetSpec, KerasUnetSpec, PaddedUnetSpec
 from unetpipe.parsing import spec_from_json
-from unetpipe.samples import check_name
-from unetpipe.specs import AnnotateSpec, TrainSpec, UnetSpec
+from unetpipe.samples import check_name, read_samples
+from unetpipe.specs import AnnotateSpec, IngestSpec, TrainSpec, UnetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SHEET = "sample\timage\tannotation\tsplit\nb\tb.tif\tb.png\ttrain\na\ta.tif\ta.png\ttest\np\tp.tif\t\tpredict\n"
@@ -219,7 +220,7 @@ def test_seeds_and_folds_take_an_entry_apart(config) -> None:
     # In the order of their names the samples take the folds in turn.
     assert found.folds == {"a": 0, "b": 1, "c": 0, "d": 1}
     assert found.seen("n-f0") == ["b", "d"] and found.scored("n-f0") == ["a", "c", "t"]
-    assert found.groups == {"m": ["m-s4-f0", "m-s4-f1", "m-s5-f0", "m-s5-f1"], "n": ["n-f0", "n-f1"]}
+    assert found.groups == {"": {"m": ["m-s4-f0", "m-s4-f1", "m-s5-f0", "m-s5-f1"], "n": ["n-f0", "n-f1"]}}
     for name in found.models:
         assert not {*found.seen(name)} & {*found.scored(name)}
         assert {*found.seen(name), *found.scored(name)} == {"a", "b", "c", "d", "t"}
@@ -263,7 +264,112 @@ def test_ensembles_have_the_networks_of_their_entries(config) -> None:
     assert found.applied == ["m-s1", "m-s2", "n", "all", "e"]
     assert found.members("all") == ("m-s1", "m-s2", "n") and found.members("n") == ("n",)
     assert found.scored("all") == ["t"]
-    assert found.groups["all"] == ["all"]
+    assert found.groups[""]["all"] == ["all"]
+
+
+SETS = "sample\timage\tannotation\tsplit\tdataset\tannotation_kind\n" + "".join(
+    f"{name}\t{name}.tif\t{name}.png\t{split}\t{dataset}\t{kind}\n"
+    for name, split, dataset, kind in (
+        *(("a", "train", "x", ""), ("b", "train", "x", ""), ("v", "val", "x", ""), ("t", "test", "x", "")),
+        *(("c", "train", "y", "mask"), ("d", "train", "y", "mask"), ("e", "train", "y", "mask")),
+        *(("w", "val", "y", "mask"), ("u", "test", "y", "mask"), ("p", "predict", "y", "")),
+    )
+)
+
+
+def test_each_data_set_has_networks_of_its_own(config) -> None:
+    """No network of a data set learns from, is chosen by, is scored on or is shown with a sample of another."""
+    entry = {"network": {"depth": 2}}
+    models = {"m": entry | {"seeds": [1, 2]}, "n": entry, "p": {"weights": "pyproject.toml"}}
+    found = config(SETS, models=models, ensembles={"all": ["n", "m"], "one": ["m-y-s2"]})
+    assert found.groups == {
+        "x": {"m": ["m-x-s1", "m-x-s2"], "n": ["n-x"], "p": ["p-x"], "all": ["all-x"]},
+        "y": {"m": ["m-y-s1", "m-y-s2"], "n": ["n-y"], "p": ["p-y"], "all": ["all-y"], "one": ["one-y"]},
+    }
+    named = [name for entries in found.groups.values() for own in entries.values() for name in own]
+    assert sorted(named) == sorted(found.applied)
+    assert found.ensembles["all-y"] == ("m-y-s1", "m-y-s2", "n-y") and found.ensembles["one-y"] == ("m-y-s2",)
+    assert (found.seen("m-x-s1"), found.own("val", "m-x-s1"), found.scored("m-x-s1")) == (["a", "b"], ["v"], ["t"])
+    assert (found.seen("n-y"), found.own("val", "n-y"), found.scored("all-y")) == (["c", "d", "e"], ["w"], ["u"])
+    assert (found.shown("n-x"), found.shown("n-y"), found.shown("one-y")) == (["t"], ["p", "u"], ["p", "u"])
+    assert found.spec("train", "m-x-s1") == found.spec("train", "m-y-s1"), "the same recipe"
+    kinds = [json.loads(found.spec("annotate", name))["kind"] for name in "ac"]
+    assert kinds == ["instances", "mask"]
+    assert json.loads(json.loads(found.spec("doctor", "all"))["datasets"]) == {
+        **dict.fromkeys("abtv", "x"),
+        **dict.fromkeys("cdepuw", "y"),
+    }
+
+
+def test_each_data_set_is_folded_by_itself(config) -> None:
+    found = config(SETS, folds=2)
+    assert found.folds == {"a": 0, "b": 1, "c": 0, "d": 1, "e": 0}
+    assert list(found.models) == ["m-x-f0", "m-x-f1", "m-y-f0", "m-y-f1"]
+    assert (found.seen("m-y-f0"), found.scored("m-y-f0")) == (["d"], ["c", "e", "u"])
+    with pytest.raises(ConfigError, match=r"at most one per training sample \(2\), came 3"):
+        config(SETS, folds=3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("\tx\t\nv", "\t\t\nv", "sample b: dataset: expected a name as other samples have, came nothing"),
+        ("\ttrain\tx", "\tval\tx", "dataset x: expected at least one sample of split train, came none"),
+        ("\ty\tmask\nd", "\ty/z\tmask\nd", "row 6: dataset: name 'y/z' is not usable"),
+        ("\ty\tmask\nd", "\ty\tmasks\nd", "row 6: annotation_kind: expected one of instances, mask, classes, came 'm"),
+    ],
+)
+def test_mistakes_in_data_sets(config, before: str, after: str, said: str) -> None:
+    assert before in SETS
+    with pytest.raises(ConfigError, match=said) as caught:
+        config(SETS.replace(before, after))
+    assert has_remedy(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("names", "ensembles", "said"),
+    [
+        (["m", "m-z"], {}, r"models.m-z: a second network of the name m-z-y"),
+        (["m"], {"m-z": ["m"]}, r"ensembles.m-z: there is a model of the name m-z-y"),
+        ([62 * "m"], {}, "models.mm.*at most 64"),
+    ],
+)
+def test_names_of_networks_are_their_own(config, names: list[str], ensembles: dict[str, object], said: str) -> None:
+    """Of entry m in data set z-y, and of entry m-z in data set y."""
+    sheet = SETS.replace("\tx\t", "\tz-y\t")
+    with pytest.raises(ConfigError, match=said) as caught:
+        config(sheet, models={name: {"network": {"depth": 2}} for name in names}, ensembles=ensembles)
+    assert has_remedy(str(caught.value))
+
+
+def test_thresholds_are_chosen_within_each_data_set(config) -> None:
+    config(SETS, segment={"tune": True})
+    with pytest.raises(ConfigError, match=r"segment\.tune: needs samples of split val"):
+        config(SETS.replace("\tval\ty", "\ttest\ty"), segment={"tune": True})
+
+
+def test_weights_are_made_in_the_forms_that_trainings_ask_for(config) -> None:
+    entries = {form: {"network": {"depth": 2}, "pixel_weights": form} for form in ("unet2015", "falk2019", "none")}
+    for names, forms in (
+        (("unet2015", "none"), ["unet2015"]),
+        (("none", "falk2019"), ["falk2019"]),
+        (("unet2015", "falk2019", "none"), ["falk2019", "unet2015"]),
+        (("none",), ["unet2015"]),
+    ):
+        found = config(models={name: entries[name] for name in names})
+        assert json.loads(found.spec("weigh"))["forms"] == forms
+
+
+def test_presets_weigh_pixels_as_they_were_published(config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map of 2015 with the balance of classes, that of 2019, which balances them itself, and the plain losses."""
+    monkeypatch.chdir(ROOT)
+    found = config(models={p.stem: {"preset": p.stem} for p in Path("config/presets").glob("*")}, augment={})
+    assert {name: (model.spec.pixel_weights, model.spec.balance) for name, model in found.models.items()} == {
+        "paper2015": ("unet2015", True),
+        "plugin2019": ("falk2019", False),
+    } | dict.fromkeys(("s000", "s002", "s003", "s004"), ("none", False))
+    made = json.loads(found.spec("weigh"))
+    assert (made["w0"], made["sigma_px"], made["apply_to"]) == (10.0, 5.0, "all"), "as published in 2015"
 
 
 def test_presets_come_between_train_and_the_entry(config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +404,20 @@ def test_configurations_that_are_told_can_be_read(files: str, monkeypatch: pytes
     if "presets" in files:
         trained = [model.spec for model in found.models.values()]
         assert {model.entry for model in found.models.values()} == {p.stem for p in Path("config/presets").glob("*")}
-        assert len(trained) == 18 and len({spec.steps * spec.accumulate for spec in trained}) == 1
+        assert len(trained) == 36 and len({spec.steps * spec.accumulate for spec in trained}) == 1
+
+
+def test_the_comparison_has_the_samples_of_both_data_sets() -> None:
+    """But for those that are only predicted."""
+    sheets = {name: read_samples(ROOT / f"config/{name}.tsv", IngestSpec()) for name in ("isbi2012", "dsb2018")}
+    kinds = {"isbi2012": "mask", "dsb2018": "instances"}
+    expected = {
+        sample.name: replace(sample, dataset=name, annotation_kind=kinds[name])
+        for name, sheet in sheets.items()
+        for sample in sheet.values()
+        if sample.split != "predict"
+    }
+    assert read_samples(ROOT / "config/presets.tsv", IngestSpec()) == expected
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config/presets").glob("*.yaml")), ids=lambda path: path.stem)

@@ -35,7 +35,7 @@ def sample(shape: tuple[int, int], channels: int = 1) -> Sample:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (channels, *shape), dtype=np.uint8)
     classes = rng.choice(np.array([0, 1, 255], np.uint8), shape)
-    parts = [Watched(part) for part in (image, classes, rng.random(shape, np.float32))]
+    parts = [Watched(part) for part in (image, classes, rng.random((2, *shape), np.float32))]
     limits = [(0.0, 255.0)] * channels
     return Sample(
         name="s", shape=shape, channels=channels, image=parts[0], classes=parts[1], weights=parts[2], limits=limits
@@ -93,7 +93,7 @@ def stored(folder: Path, shape: tuple[int, int] = (90, 80), weights: tuple[int, 
     arrays = {
         ("ingest", "images", "0"): rng.integers(0, 256, (2, *shape), dtype=np.uint8),
         ("annotate", "labels", "classes/0"): rng.integers(0, 2, shape, dtype=np.uint8),
-        ("weigh", "weights", "0"): rng.random(weights or shape, np.float32),
+        ("weigh", "weights", "0"): rng.random((1, *(weights or shape)), np.float32),
     }
     manifests = []
     for (stage, kind, name), array in arrays.items():
@@ -122,14 +122,15 @@ def test_memory_or_disk_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_every_epoch_draws_the_next_patch_of_each_sample() -> None:
     one, two = sample((60, 70)), replace(sample((50, 50)), name="t")
-    patches = DrawnPatches((one, two), SPEC, 20)
+    patches, plain = DrawnPatches((one, two), SPEC, 20, 1), DrawnPatches((one, two), SPEC, 20, None)
     assert len(patches) == 2
     for index, (source, number) in enumerate([(one, 0), (two, 0), (one, 1), (two, 1), (one, 2)]):
         (image, classes, weights), _ = source.draw(number, SPEC)
         found = patches.read(index)
         np.testing.assert_array_equal(found[0], image[:, 10:30, 10:30])
         np.testing.assert_array_equal(found[1], classes)
-        np.testing.assert_array_equal(found[2], weights)
+        np.testing.assert_array_equal(found[2], weights[1])
+        assert plain.read(index)[2].shape == weights[1].shape and not plain.read(index)[2].any()
 
 
 def test_a_disturbance_changes_grey_values_only() -> None:

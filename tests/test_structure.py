@@ -44,7 +44,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["shards", "reading", "writing", "multiscales", "labelimages"], 3),
     **dict.fromkeys(["steps", "config", "models", "samples", "documents", "parsing", "reference", "progress"], 4),
     **dict.fromkeys(["unfinished", "checkup", "layouts", "trainset", "validation", "needs", "stitching"], 4),
-    **dict.fromkeys(["predictor", "workers", "windows", "batches", "several"], 4),
+    **dict.fromkeys(["predictor", "workers", "windows", "folds", "batches", "several"], 4),
     **dict.fromkeys(["cli", "__main__"], 5),
 }
 FOREIGN: dict[int, set[str]] = {

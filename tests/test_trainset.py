@@ -13,9 +13,9 @@ from unetpipe.trainset import class_weights
 SPEC = TrainSpec(network=UnetSpec(classes=2))
 
 
-def patches(*counts: list[int], form: str = "ronneberger2015") -> list[Any]:
+def patches(*counts: list[int]) -> list[Any]:
     """Manifests of `augment`, as far as they are looked at here."""
-    return [SimpleNamespace(path="p.json", facts={"class_counts": one, "form": form}) for one in counts]
+    return [SimpleNamespace(path="p.json", facts={"class_counts": one}) for one in counts]
 
 
 @pytest.mark.parametrize(("balance", "expected"), [(True, [100 / (2 * 40), 100 / (2 * 60)]), (False, [1.0, 1.0])])
@@ -31,7 +31,7 @@ def test_a_class_that_one_image_lacks_counts_where_it_is() -> None:
 
 
 def test_weights_that_are_whole_already_get_nothing_added() -> None:
-    assert class_weights(patches([30, 10], [10, 50], form="falk2019"), SPEC) == [0.0, 0.0]
+    assert class_weights(patches([30, 10], [10, 50]), replace(SPEC, pixel_weights="falk2019")) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("order", [1, -1])

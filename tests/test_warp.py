@@ -120,6 +120,13 @@ class TestAgainstScipy:
         np.testing.assert_array_equal(ours[1], ndimage.map_coordinates(classes, inner, order=0, mode="mirror"))
         linear = ndimage.map_coordinates(weights.astype(np.float64), inner, order=1, mode="mirror")
         np.testing.assert_allclose(ours[2], linear, rtol=0, atol=1e-6)
+        # Several maps are looked up as each is alone.
+        maps = np.stack([weights, 1 - weights, weights**2])
+        several = deformed_patch(image, coefficients, classes, maps, drawn, input_px=44, output_px=20)
+        for found, one in zip(several[2], maps, strict=True):
+            alone = deformed_patch(image, coefficients, classes, one, drawn, input_px=44, output_px=20)
+            np.testing.assert_array_equal(found, alone[2])
+        np.testing.assert_array_equal(several[1], ours[1])
 
     @pytest.mark.parametrize("nodes", [2, 3, 6])
     def test_field_is_the_mirrored_spline_of_its_nodes(self, nodes: int) -> None:

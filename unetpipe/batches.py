@@ -83,8 +83,8 @@ def batches(config: Config) -> list[Batch]:
     -------
     list of Batch
         With one sample per job, one batch that stands for any. Otherwise batches of samples that go the same way: of
-        one split and fold, with or without an annotation, drawn or not. They stay in the order of the sheet, so that
-        a row at its end changes one batch.
+        one split, data set and fold, with or without an annotation, drawn or not. They stay in the order of the sheet,
+        so that a row at its end changes one batch.
     """
     size = config.samples_per_job
     if size == 1:
@@ -92,7 +92,8 @@ def batches(config: Config) -> list[Batch]:
 
     def way(name: str) -> tuple[Any, ...]:
         sample = config.samples[name]
-        return sample.split, config.folds.get(name, -1), not sample.annotation, config.is_simulated(sample.image)
+        drawn = config.is_simulated(sample.image)
+        return sample.split, sample.dataset, config.folds.get(name, -1), not sample.annotation, drawn
 
     found: list[Batch] = []
     # Sorting keeps the order of the sheet within each way.

@@ -14,7 +14,7 @@ from unetpipe.metrics.pixels import dice, iou, pixel_error
 from unetpipe.metrics.scores import Score, macro_mean
 from unetpipe.metrics.thinning import best
 
-__all__ = ["Rank", "mean_and_deviation", "metric_rows", "pooled_scores", "ranked"]
+__all__ = ["MeanRank", "Rank", "mean_and_deviation", "mean_ranks", "metric_rows", "pooled_scores", "ranked"]
 
 # Lower is better.
 ERRORS = ("pixel_error",)
@@ -37,6 +37,25 @@ class Rank:
     entry: str
     networks: tuple[str, ...]
     scores: dict[str, tuple[float, float | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanRank:
+    """Where an entry stands in several rankings.
+
+    Parameters
+    ----------
+    entry : str
+        Name in the configuration.
+    ranks : tuple of float
+        Its rank in each, 1 the best; equal ones share the mean of theirs.
+    mean : float
+        Of these.
+    """
+
+    entry: str
+    ranks: tuple[float, ...]
+    mean: float
 
 
 def metric_rows(classes: Sequence[str]) -> list[tuple[str, str, str, str]]:
@@ -173,3 +192,41 @@ def ranked(
             ranks.append(Rank(entry=entry, networks=scored, scores=scores))
     sign = 1 if by in ERRORS else -1
     return sorted(ranks, key=lambda rank: sign * rank.scores[by][0] if by in rank.scores else math.inf)
+
+
+def mean_ranks(rankings: Sequence[Sequence[Rank]], *, by: str) -> list[MeanRank]:
+    """Entries that stand in all of several rankings, the best mean rank first.
+
+    Parameters
+    ----------
+    rankings : sequence of sequence of Rank
+        From `ranked`, one per data set.
+    by : str
+        Metric that they are ranked by.
+
+    Returns
+    -------
+    list of MeanRank
+        Equal ones in the order of the first ranking.
+
+    Notes
+    -----
+    Entries without a defined score share the last ranks.
+
+    Examples
+    --------
+    >>> def rank(entry, value): return Rank(entry=entry, networks=(entry,), scores={"seg": (value, None)})
+    >>> first, second = [rank("a", 0.9), rank("b", 0.8)], [rank("a", 0.3), rank("b", 0.3)]
+    >>> [(one.entry, one.ranks, one.mean) for one in mean_ranks([first, second], by="seg")]
+    [('a', (1.0, 1.5), 1.25), ('b', (2.0, 1.5), 1.75)]
+    """
+    places = []
+    for ranking in rankings:
+        means = {rank.entry: rank.scores.get(by, (None, None))[0] for rank in ranking}
+        order = list(means.values())
+        # The first and the last place of what is equal, counted from 1.
+        places.append({e: (2 * order.index(m) + 1 + order.count(m)) / 2 for e, m in means.items()})
+    common = [entry for entry in places[0] if all(entry in one for one in places)] if places else []
+    ranks = {entry: tuple(one[entry] for one in places) for entry in common}
+    found = [MeanRank(entry=entry, ranks=own, mean=math.fsum(own) / len(own)) for entry, own in ranks.items()]
+    return sorted(found, key=lambda one: one.mean)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from unetpipe.clusterspecs import ClusterSpec
-from unetpipe.documents import is_there, mapping, names_in, read_yaml, unknown, whole_number
+from unetpipe.documents import class_names, is_there, mapping, read_yaml, unknown, whole_number
 from unetpipe.errors import ConfigError, GeometryError, in_one_line
-from unetpipe.models import Model, fitted_patches, folds_of, members, read_entries, read_imports, seeded
+from unetpipe.folds import folds_of
+from unetpipe.models import Model, fitted_patches, members, networks, read_entries, read_imports, weight_forms
 from unetpipe.parsing import spec_from_json, without_cluster, without_folders
 from unetpipe.planning import LARGE, Plan, plan_tiles
 from unetpipe.samples import SPLITS, Sample, read_samples
@@ -57,7 +58,8 @@ STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": Im
 DERIVED = {
     "ingest": {"plane", "level", "channels", "source_pixel_size_um"},
     "annotate": {"plane", "n_classes", "classes"},
-    "doctor": {"channels", "classes", "splits"},
+    "doctor": {"channels", "classes", "datasets", "splits"},
+    "weigh": {"forms"},
     "augment": {"output_px"},
     "train": {"network"},
     "predict": {"n_classes"},
@@ -130,31 +132,42 @@ class Config:
         return [*self.models, *self.ensembles]
 
     @property
-    def groups(self) -> dict[str, list[str]]:
-        """Models of each entry, and each ensemble by itself."""
-        groups: dict[str, list[str]] = {}
+    def groups(self) -> dict[str, dict[str, list[str]]]:
+        """Models of each entry, and each ensemble by itself, of each data set."""
+        groups: dict[str, dict[str, list[str]]] = {}
         for name in self.applied:
-            groups.setdefault(self.models[name].entry if name in self.models else name, []).append(name)
+            dataset = self.dataset_of(name)
+            entry = self.models[name].entry if name in self.models else name.removesuffix(f"-{dataset}")
+            groups.setdefault(dataset, {}).setdefault(entry, []).append(name)
         return groups
 
     def members(self, name: str) -> tuple[str, ...]:
         """Models that predict together under a name: those of an ensemble, or the model itself."""
         return self.ensembles.get(name, (name,))
 
+    def dataset_of(self, name: str) -> str:
+        """Data set of a model or ensemble; empty where there is one only."""
+        return self.models[self.members(name)[0]].dataset
+
+    def own(self, split: str, name: str) -> list[str]:
+        """Samples of a split that a model or ensemble has to do with: those of its data set."""
+        dataset = self.dataset_of(name)
+        return [sample for sample in self.by_split[split] if self.samples[sample].dataset == dataset]
+
     def seen(self, model: str) -> list[str]:
         """Training samples of a model: all but those of its fold."""
         fold = self.models[model].fold
-        return [name for name in self.by_split["train"] if fold is None or self.folds[name] != fold]
+        return [name for name in self.own("train", model) if fold is None or self.folds[name] != fold]
 
     def scored(self, name: str) -> list[str]:
         """Samples that a model or ensemble is evaluated on: those of split test, and those of its fold."""
         fold = self.models[name].fold if name in self.models else None
-        held_out = [sample for sample, its in self.folds.items() if its == fold]
-        return sorted(self.by_split["test"] + held_out)
+        held_out = [one for one in self.own("train", name) if fold is not None and self.folds[one] == fold]
+        return sorted(self.own("test", name) + held_out)
 
     def shown(self, name: str) -> list[str]:
         """Samples that a model or ensemble segments: those to be evaluated and those to be predicted only."""
-        return sorted(self.scored(name) + self.by_split["predict"])
+        return sorted(self.scored(name) + self.own("predict", name))
 
     def network_modules(self, name: str) -> list[str]:
         """Modules of a name's network families: chosen at run time, so that the fingerprint must be told of them."""
@@ -225,9 +238,12 @@ class Config:
         elif stage == "ingest":
             spec = self.samples[name].ingest
         elif stage == "annotate":
-            spec = dataclasses.replace(spec, plane=self.samples[name].annotation_plane)
+            kind = self.samples[name].annotation_kind or spec.kind
+            spec = dataclasses.replace(spec, plane=self.samples[name].annotation_plane, kind=kind)
         elif stage == "doctor":
-            spec = dataclasses.replace(spec, splits=canonical_json(self.examined_splits(name)))
+            named = {one: dataset for one in self.examined(name) if (dataset := self.samples[one].dataset)}
+            splits = canonical_json(self.examined_splits(name))
+            spec = dataclasses.replace(spec, splits=splits, datasets=canonical_json(named))
         elif stage == "report":
             spec = dataclasses.replace(spec, groups=canonical_json(self.groups))
         elif stage in ("train", "import"):
@@ -313,6 +329,7 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     derived = {"annotate": named | counted, "doctor": named, "predict": counted, "segment": named, "evaluate": counted}
     for name, follows in derived.items():
         given[name] |= follows
+    given["weigh"] |= {"forms": weight_forms([spec for spec, _ in entries.values()])}
     given["doctor"] |= {"channels": sorted({spec.network.channels for spec, _ in entries.values()})}
     given["report"] |= {"config": canonical_json(without_folders(data))}
     sections: dict[str, Any] = {
@@ -326,18 +343,15 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
         raise ConfigError(f"{where}: predict.tissue_only: needs a tissue mask, came none; set ingest.tissue")
     sheet = Path(str(data.get("samples", "config/samples.tsv")))
     samples = read_samples(sheet, sections["ingest"])
-    if sections["segment"].tune and not any(sample.split == "val" for sample in samples.values()):
+    validated = {sample.dataset for sample in samples.values() if sample.split == "val"}
+    if sections["segment"].tune and validated < {sample.dataset for sample in samples.values()}:
         raise ConfigError(f"{where}: segment.tune: needs samples of split val, came none in {sheet}; leave it out")
     try:
-        n_folds = whole_number(data.get("folds", 0), "folds", at_least=2, or_zero=True)
-        folds = folds_of(samples, n_folds, str(sheet))
-        numbers, models = sorted(set(folds.values())), dict[str, Model]()
-        for entry in map(str, data["models"]):
-            models |= {entry: imports[entry]} if entry in imports else seeded(entry, *entries[entry], numbers)
-        ensembles = {
-            str(name): members(str(name), names_in(wanted, f"ensembles.{name}"), models)
-            for name, wanted in mapping(data.get("ensembles"), "ensembles").items()
-        }
+        folds = folds_of(samples, data.get("folds", 0), str(sheet))
+        models = networks(map(str, data["models"]), entries, imports, samples, folds)
+        ensembles = dict[str, tuple[str, ...]]()
+        for name, wanted in mapping(data.get("ensembles"), "ensembles").items():
+            ensembles |= members(str(name), wanted, models)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     config = Config(
@@ -381,13 +395,3 @@ def section(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     for key in derived & {*keys}:
         raise ConfigError(f"{where}: {name}.{key}: follows from other keys or from the sample sheet; leave it out")
     return keys
-
-
-def class_names(value: Any, where: str) -> tuple[str, ...]:
-    """The names of the classes."""
-    if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
-        raise ConfigError(
-            f"{where}: classes: expected a list of two or more different names, came {value!r:.60}; write it as "
-            "[background, cell]"
-        )
-    return tuple(str(name) for name in value)

@@ -12,7 +12,7 @@ import yaml
 
 from unetpipe.errors import ConfigError
 
-__all__ = ["is_there", "kept_text", "mapping", "names_in", "read_text", "read_yaml", "unknown", "whole_number"]
+__all__ = ["class_names", "is_there", "kept_text", "mapping", "read_text", "read_yaml", "unknown", "whole_number"]
 
 MAX_BYTES = 2**20
 # Beside Snakemake's own notes.
@@ -96,20 +96,11 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def names_in(value: Any, place: str) -> list[str]:
-    """A list of names."""
-    if not isinstance(value, list):
-        raise ConfigError(f"{place}: expected a list of names, came {value!r:.60}; write it as [a, b]")
-    return [str(name) for name in value]
-
-
-def whole_number(value: Any, place: str, *, at_least: int, or_zero: bool = False) -> int:
+def whole_number(value: Any, place: str, *, at_least: int) -> int:
     """A number of things."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not (value >= at_least or (or_zero and value == 0)):
-        expected = f"{'0 or ' * or_zero}a whole number from {at_least} on"
-        raise ConfigError(f"{place}: expected {expected}, came {value!r:.60}; write one")
-    return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ConfigError(f"{place}: expected a whole number from {at_least} on, came {value!r:.60}; write one")
+    return value
 
 
 def kept_text(text: str | Iterable[str], folder: Path = KEPT) -> Path:
@@ -140,3 +131,13 @@ def kept_text(text: str | Iterable[str], folder: Path = KEPT) -> Path:
         partial.write_text(content, encoding="utf-8")
         partial.replace(path)
     return path
+
+
+def class_names(value: Any, where: str) -> tuple[str, ...]:
+    """The names of the classes."""
+    if not isinstance(value, list) or len(value) < 2 or len({str(v) for v in value}) < len(value):
+        raise ConfigError(
+            f"{where}: classes: expected a list of two or more different names, came {value!r:.60}; write it as "
+            "[background, cell]"
+        )
+    return tuple(str(name) for name in value)

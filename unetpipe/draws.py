@@ -25,7 +25,7 @@ from unetpipe.errors import AnnotationError
 from unetpipe.geometry import Box
 from unetpipe.intensity import intensity_range, normalise
 from unetpipe.manifests import Manifest
-from unetpipe.patches import Patch, middle
+from unetpipe.patches import Patch, as_trained
 from unetpipe.slides import open_plane
 from unetpipe.specs import AugmentSpec
 from unetpipe.warp import deformed_patch, spline_coefficients
@@ -66,7 +66,7 @@ class Sample:
     channels : int
         Channels of the image.
     image, classes, weights : Pixels
-        (C, Y, X) grey values as ingested; (Y, X) uint8, 255 = ignored; (Y, X) float32.
+        (C, Y, X) grey values as ingested; (Y, X) uint8, 255 = ignored; (F, Y, X) float32.
     limits : list of (float, float)
         Grey values of each channel that become 0 and 1.
     """
@@ -80,7 +80,7 @@ class Sample:
     limits: list[tuple[float, float]]
 
     def draw(self, number: int, spec: AugmentSpec) -> tuple[Patch, int]:
-        """Draw a patch: image (C, n, n), classes (m, m) and weights (m, m); and how often its field was drawn again."""
+        """Draw a patch: image (C, n, n), classes (m, m) and weights (F, m, m); and redraws of its field."""
         rng = generator(spec.seed, self.name, number)
         deformation = draw_deformation(
             rng,
@@ -169,17 +169,19 @@ class DrawnPatches:
         How.
     side : int
         Side in px of what a network sees in the middle of each image.
+    form : int or None
+        Which map of weights counts; None: 0 everywhere.
     """
 
     samples: Sequence[Sample]
     spec: AugmentSpec
     side: int
+    form: int | None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def read(self, index: int) -> Patch:
-        """Draw the patch with a number that goes on over the epochs, its image cut to what the network sees."""
+        """Draw the patch with a number that goes on over the epochs, as `PatchStores.read` gives stored ones."""
         epoch, number = divmod(index, len(self.samples))
-        (image, classes, weights), _ = self.samples[number].draw(epoch, self.spec)
-        return middle(image, self.side), classes, weights
+        return as_trained(self.samples[number].draw(epoch, self.spec)[0], self.side, self.form)

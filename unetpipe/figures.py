@@ -15,8 +15,9 @@ from unetpipe.manifests import Manifest, write_file
 from unetpipe.pictures import area_layer, crowded_box, enlarged, grey_to_rgb, heat, outline_layer
 from unetpipe.slides import Plane, digest_of, open_plane
 from unetpipe.tissue import mask_block
+from unetpipe.weights import SIGMA_2019_PX, W0_2019
 
-__all__ = ["PREDICTION", "TRUTH", "Album", "View", "sample_figures", "tissue_figure", "weight_figure"]
+__all__ = ["PREDICTION", "TRUTH", "Album", "View", "sample_figures", "tissue_figure", "weight_figures"]
 
 DETAIL_PX = 512
 MAX_FACTOR = 4
@@ -230,8 +231,10 @@ def tissue_picture(image: Manifest, view: View) -> NDArray[np.uint8]:
     return outline_layer(block, TISSUE, factor=view.factor)
 
 
-def weight_figure(weights: Manifest, image: Manifest | None, album: Album, *, preview_px: int) -> dict[str, Any]:
-    """Draw weights beside their image, around the middle.
+def weight_figures(
+    weights: Manifest, image: Manifest | None, album: Album, *, preview_px: int
+) -> Iterator[dict[str, Any]]:
+    """Draw each map of weights of a sample, around the middle, and its image.
 
     Parameters
     ----------
@@ -244,33 +247,38 @@ def weight_figure(weights: Manifest, image: Manifest | None, album: Album, *, pr
     preview_px : int
         Longest side of a picture in px.
 
-    Returns
-    -------
+    Yields
+    ------
     dict of str to Any
-        What the figure and its legend need.
+        What a figure and its legend need.
     """
     sample = weights.sample
     plane: Plane = open_plane(weights.store / "0")
     side = min(DETAIL_PX, preview_px)
     view = view_of("weights", 0, box_at([(n - side) // 2 for n in plane.shape], side, plane.shape), preview_px)
-    is_whole = weights.facts["form"] == "falk2019"
-    top = float(weights.spec["w0"]) + is_whole or 1.0
-    return {
-        "sample": sample,
-        "view": view,
-        "map": album.add(f"weights/{sample}.png", weight_picture, plane, view, top),
-        "image": album.add(f"weights/image/{sample}.png", image_picture, image, view) if image else None,
-        "bar": scale_bar(view, image.facts["pixel_size_um"] if image else None),
-        "spec": weights.spec,
-        "term": "weights of 2019" if is_whole else "separation term",
-        "top": top,
-        "stops": [tuple(rgb) for rgb in heat(np.linspace(0, 1, 17)[None], 1.0)[0].tolist()],
-    }
+    picture = album.add(f"weights/image/{sample}.png", image_picture, image, view) if image else None
+    for number, form in enumerate(weights.facts["forms"]):
+        is_whole = form == "falk2019"
+        keys = ("w0", "sigma_px")
+        w0, sigma_px = (W0_2019, SIGMA_2019_PX) if is_whole else (float(weights.spec[key]) for key in keys)
+        top = w0 + is_whole or 1.0
+        yield {
+            "sample": sample,
+            "view": view,
+            "map": album.add(f"weights/{form}/{sample}.png", weight_picture, plane, number, view, top),
+            "image": picture,
+            "bar": scale_bar(view, image.facts["pixel_size_um"] if image else None),
+            "w0": w0,
+            "sigma_px": sigma_px,
+            "term": "weights of 2019" if is_whole else "separation term",
+            "top": top,
+            "stops": [tuple(rgb) for rgb in heat(np.linspace(0, 1, 17)[None], 1.0)[0].tolist()],
+        }
 
 
-def weight_picture(plane: Plane, view: View, top: float) -> NDArray[np.uint8]:
+def weight_picture(plane: Plane, number: int, view: View, top: float) -> NDArray[np.uint8]:
     """(Y, X, 3) picture of a view of a weight map."""
-    return enlarged(heat(plane.read(view.box), top), view.factor)
+    return enlarged(heat(plane.read(view.box)[number], top), view.factor)
 
 
 def without_colour(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,10 +12,19 @@ from unetpipe.errors import ConfigError, GeometryError
 from unetpipe.geometry import NetGeometry
 from unetpipe.netspecs import NetworkSpec, PaddedUnetSpec
 from unetpipe.parsing import spec_from_json
-from unetpipe.samples import Sample, check_name
+from unetpipe.samples import Sample, check_name, datasets_of
 from unetpipe.specs import AugmentSpec, ImportSpec, TrainSpec
 
-__all__ = ["Model", "fitted_patches", "folds_of", "members", "read_entries", "read_imports", "seeded"]
+__all__ = [
+    "Model",
+    "fitted_patches",
+    "members",
+    "networks",
+    "read_entries",
+    "read_imports",
+    "seeded",
+    "weight_forms",
+]
 
 PRESETS = Path("config/presets")
 
@@ -36,6 +45,8 @@ class Model:
         File of public weights that it is imported from; empty: it is trained.
     classes : int
         Classes of the project, which an imported network has, too.
+    dataset : str
+        Data set that it is trained on and applied to; empty where there is one only.
     """
 
     entry: str
@@ -43,6 +54,7 @@ class Model:
     fold: int | None = None
     weights: str = ""
     classes: int = 2
+    dataset: str = ""
 
     @property
     def network(self) -> NetworkSpec:
@@ -50,8 +62,61 @@ class Model:
         return self.spec.network if isinstance(self.spec, TrainSpec) else PaddedUnetSpec(classes=self.classes)
 
 
-def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[int]) -> dict[str, Model]:
-    """The networks of an entry, one for each seed and fold.
+def networks(
+    names: Iterable[str],
+    entries: Mapping[str, tuple[TrainSpec, list[int]]],
+    imports: Mapping[str, Model],
+    samples: Mapping[str, Sample],
+    folds: Mapping[str, int],
+) -> dict[str, Model]:
+    """All networks: of each entry those of each data set, seed and fold.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names of the entries, in their order.
+    entries, imports : mappings
+        From `read_entries` and `read_imports`.
+    samples : mapping of str to Sample
+        All samples.
+    folds : mapping of str to int
+        Fold of each training sample; empty without cross-validation.
+
+    Returns
+    -------
+    dict of str to Model
+        By name.
+
+    Raises
+    ------
+    ConfigError
+        If a name is too long, or two networks would have the same.
+    """
+    found = dict[str, Model]()
+    for entry in names:
+        for dataset in datasets_of(samples):
+            numbers = sorted({fold for name, fold in folds.items() if samples[name].dataset == dataset})
+            if entry in imports:
+                own = {of_dataset(entry, dataset): dataclasses.replace(imports[entry], dataset=dataset)}
+            else:
+                own = seeded(entry, *entries[entry], numbers, dataset)
+            for name in own:
+                check_name(name, f"models.{entry}")
+                if name in found:
+                    raise ConfigError(f"models.{entry}: a second network of the name {name}; rename the entry")
+            found |= own
+    return found
+
+
+def of_dataset(entry: str, dataset: str) -> str:
+    """Name of an entry or ensemble in a data set."""
+    return f"{entry}-{dataset}" if dataset else entry
+
+
+def seeded(
+    entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[int], dataset: str = ""
+) -> dict[str, Model]:
+    """The networks of an entry in a data set, one for each seed and fold.
 
     Parameters
     ----------
@@ -61,11 +126,14 @@ def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[in
         How its networks are trained; with no seeds, its own counts.
     seeds, folds : sequences of int
         Empty where there is one only.
+    dataset : str
+        Empty where there is one only.
 
     Returns
     -------
     dict of str to Model
-        By name: the entry's, followed by ``-s`` and the seed, and ``-f`` and the fold, where there are any.
+        By name: the entry's, followed by ``-`` and the data set, ``-s`` and the seed, and ``-f`` and the fold, where
+        there are any.
 
     Examples
     --------
@@ -76,71 +144,28 @@ def seeded(entry: str, spec: TrainSpec, seeds: Sequence[int], folds: Sequence[in
     held_out: list[int | None] = [*folds] or [None]
     for seed in seeds or [spec.seed]:
         for fold in held_out:
-            name = entry + (f"-s{seed}" if seeds else "") + (f"-f{fold}" if fold is not None else "")
-            models[name] = Model(entry=entry, spec=dataclasses.replace(spec, seed=seed), fold=fold)
+            name = of_dataset(entry, dataset) + (f"-s{seed}" if seeds else "")
+            name += f"-f{fold}" if fold is not None else ""
+            models[name] = Model(entry=entry, spec=dataclasses.replace(spec, seed=seed), fold=fold, dataset=dataset)
     return models
 
 
-def folds_of(samples: Mapping[str, Sample], count: int, sheet: str) -> dict[str, int]:
-    """Fold of each training sample.
-
-    Parameters
-    ----------
-    samples : mapping of str to Sample
-        All samples.
-    count : int
-        Number of folds; 0: as in the sheet's column ``fold``, or none.
-    sheet : str
-        What to call the sheet in messages.
-
-    Returns
-    -------
-    dict of str to int
-        Empty where there are no folds. Otherwise the samples in the order of their names take the folds in turn.
-
-    Raises
-    ------
-    ConfigError
-        If a training sample has no fold where another has, folds are counted twice, or one is empty.
-    """
-    training = sorted(name for name, sample in samples.items() if sample.split == "train")
-    given = {name: fold for name in training if (fold := samples[name].fold) is not None}
-    if given:
-        missing = next((name for name in training if name not in given), None)
-        if missing is not None:
-            raise ConfigError(
-                f"{sheet}: sample {missing}: fold: expected a number as other samples have, came nothing; write one"
-            )
-        if count:
-            raise ConfigError(f"folds: follows from the column fold of {sheet}; leave out one of them")
-        if len(set(given.values())) < 2:
-            raise ConfigError(
-                f"{sheet}: fold: expected two or more folds, came one, which leaves nothing to train; write others, too"
-            )
-        return given
-    if count > len(training):
-        raise ConfigError(
-            f"folds: expected at most one per training sample ({len(training)}), came {count}; lower it or leave it out"
-        )
-    return {name: number % count for number, name in enumerate(training)} if count else {}
-
-
-def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tuple[str, ...]:
-    """The networks of an ensemble.
+def members(name: str, wanted: Any, models: Mapping[str, Model]) -> dict[str, tuple[str, ...]]:
+    """The networks of an ensemble, each data set by itself.
 
     Parameters
     ----------
     name : str
         The ensemble's.
-    wanted : iterable of str
-        Networks, or entries, which stand for all their networks.
+    wanted : Any
+        What stands under its name: a list of networks, or of entries, which stand for all their networks.
     models : mapping of str to Model
         All networks.
 
     Returns
     -------
-    tuple of str
-        Names of networks, in the order of the configuration.
+    dict of str to tuple of str
+        Names of networks, in the order of the configuration, by the name of the ensemble in each data set.
 
     Raises
     ------
@@ -151,7 +176,9 @@ def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tu
     check_name(name, place)
     if name in models or name in {model.entry for model in models.values()}:
         raise ConfigError(f"{place}: there is a model of this name; choose another one")
-    names = list(wanted)
+    if not isinstance(wanted, list):
+        raise ConfigError(f"{place}: expected a list of names, came {wanted!r:.60}; write it as [a, b]")
+    names = [str(one) for one in wanted]
     known = [*models, *(model.entry for model in models.values())]
     for one in names:
         if one not in known:
@@ -164,7 +191,10 @@ def members(name: str, wanted: Iterable[str], models: Mapping[str, Model]) -> tu
         raise ConfigError(
             f"{place}: expected networks of the same channels, came {sorted(channels)}; make one ensemble of each"
         )
-    return found
+    sets = dict.fromkeys(models[one].dataset for one in found)
+    if taken := next((full for own in sets if (full := of_dataset(name, own)) in models), None):
+        raise ConfigError(f"{place}: there is a model of the name {taken}; choose another one")
+    return {of_dataset(name, own): tuple(one for one in found if models[one].dataset == own) for own in sets}
 
 
 def read_entries(
@@ -323,6 +353,11 @@ def fitted_patches(spec: AugmentSpec, models: Sequence[TrainSpec], where: str) -
                 f"bottom of a network of depth {model.network.depth}; use at least {least}, or fewer network.features"
             )
     return dataclasses.replace(spec, output_px=min(sides))
+
+
+def weight_forms(models: Sequence[TrainSpec]) -> list[str]:
+    """Maps of weights that trainings ask for; that of 2015 where they ask for none."""
+    return sorted({model.pixel_weights for model in models} - {"none"}) or ["unet2015"]
 
 
 def near_sides(networks: Sequence[NetGeometry], side: int) -> list[int]:

@@ -208,7 +208,7 @@ def training_needs(config: Config, model: str) -> Needs:
     spec, side = config.models[model].spec, config.sections["augment"].input_px
     assert isinstance(spec, TrainSpec), "imported networks are not trained"
     width = width_of(spec.network)
-    validated = max((source_mb(config, name) for name in config.by_split["val"]), default=0.0)
+    validated = max((source_mb(config, name) for name in config.own("val", model)), default=0.0)
     validation = VALIDATION_MB
     if not spec.network.geometry.tileable:
         whole = math.isqrt(int(1e6 * validated / spec.network.channels)) + 1

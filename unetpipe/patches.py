@@ -13,7 +13,7 @@ from unetpipe.errors import StoreError
 from unetpipe.shards import COMPRESSORS, FAULTS, ShardTable
 from unetpipe.slides import digest_of
 
-__all__ = ["Patch", "PatchStore", "PatchStores", "create_patches", "middle", "open_patches", "patch_bytes"]
+__all__ = ["Patch", "PatchStore", "PatchStores", "as_trained", "create_patches", "open_patches", "patch_bytes"]
 
 BLOCK = 8
 
@@ -31,7 +31,7 @@ class PatchStore:
     classes : zarr.Array
         (N, m, m) uint8, 255 = ignored.
     weights : zarr.Array
-        (N, m, m) float32, the separation term.
+        (N, F, m, m) float32, the maps of `weigh`.
     """
 
     image: Any
@@ -90,22 +90,30 @@ class PatchStores:
         One per sample.
     side : int
         Side in px of what a network sees in the middle of each image.
+    form : int or None
+        Which map of weights counts; None: 0 everywhere.
     """
 
     stores: tuple[PatchStore, ...]
     side: int
+    form: int | None
 
     def __len__(self) -> int:
         return sum(len(store) for store in self.stores)
 
     def read(self, index: int) -> Patch:
-        """Read one patch by its number over all samples, its image cut to what the network sees."""
+        """Read one patch by its number over all samples, its image cut to what the network sees; weights (m, m)."""
         for store in self.stores:
             if index < len(store):
-                image, classes, weights = store.read(index)
-                return middle(image, self.side), classes, weights
+                return as_trained(store.read(index), self.side, self.form)
             index -= len(store)
         raise IndexError(index)
+
+
+def as_trained(patch: Patch, side: int, form: int | None) -> Patch:
+    """The middle (C, side, side) of a patch's image, its classes (m, m), and one of its maps of weights, (m, m)."""
+    image, classes, weights = patch
+    return middle(image, side), classes, np.zeros_like(weights[0]) if form is None else weights[form]
 
 
 def middle(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
@@ -114,20 +122,22 @@ def middle(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return image[:, margin : margin + side, margin : margin + side]
 
 
-def patch_bytes(*, channels: int, input_px: int, output_px: int) -> int:
+def patch_bytes(*, channels: int, input_px: int, output_px: int, forms: int = 1) -> int:
     """Bytes of a patch: what it takes in memory, and at most on disk.
 
     Examples
     --------
-    4 * 572^2 for a grey image, (1 + 4) * 388^2 for its classes and weights:
+    4 * 572^2 for a grey image, (1 + 4) * 388^2 for its classes and one map of weights:
 
     >>> patch_bytes(channels=1, input_px=572, output_px=388)
     2061456
     """
-    return 4 * channels * input_px**2 + 5 * output_px**2
+    return 4 * channels * input_px**2 + (1 + 4 * forms) * output_px**2
 
 
-def create_patches(folder: Path, *, count: int, channels: int, input_px: int, output_px: int) -> PatchStore:
+def create_patches(
+    folder: Path, *, count: int, channels: int, input_px: int, output_px: int, forms: int = 1
+) -> PatchStore:
     """Create the arrays of one sample, or open what an interrupted run has created.
 
     Parameters
@@ -140,11 +150,13 @@ def create_patches(folder: Path, *, count: int, channels: int, input_px: int, ou
         Channels of the image.
     input_px, output_px : int
         Sides of a patch's image, and of its classes and weights.
+    forms : int
+        Maps of weights.
     """
     shapes = {
         "image": ((count, channels, input_px, input_px), np.float32),
         "classes": ((count, output_px, output_px), np.uint8),
-        "weights": ((count, output_px, output_px), np.float32),
+        "weights": ((count, forms, output_px, output_px), np.float32),
     }
     for name, (shape, dtype) in shapes.items():
         if not (folder / name / "zarr.json").is_file():

@@ -50,6 +50,9 @@ COLUMN_HELP = {
     "annotation": "path of the annotation; needed unless split is `predict`",
     "split": "`train`, `val` (chooses the best parameters), `test` (is evaluated), or `predict` (is only segmented)",
     "fold": "part of a training sample in cross-validation, counted from 0; empty: `folds` decides",
+    "dataset": "data set that a sample belongs to; every entry of `models` is then trained, validated, scored and "
+    "ranked within each, by a network of its own, `NAME-DATASET`; empty in all rows: one data set",
+    "annotation_kind": "what the annotation's values mean, as `annotate.kind` has it; empty: that one counts",
     "plane": "z or t plane of a stack, counted from 0; empty for single images",
     "annotation_plane": "plane of an annotation stack; empty: the same as `plane`",
     "channels": "channels to keep, by number from 0 on (`0,2`) or by name (`DAPI,FITC`); empty: all",

@@ -4,23 +4,26 @@ import csv
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from unetpipe.documents import read_text, unknown
 from unetpipe.errors import ConfigError
 from unetpipe.fields import check_bounds
-from unetpipe.specs import IngestSpec
+from unetpipe.specs import AnnotateSpec, IngestSpec
 
-__all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "read_samples"]
+__all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "datasets_of", "read_samples"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
 SPLITS = ("train", "val", "test", "predict")
 COLUMNS = (
     *("sample", "image", "annotation", "split", "fold", "plane", "annotation_plane", "channels", "pixel_size_um"),
-    *("level", "region"),
+    *("level", "region", "dataset", "annotation_kind"),
 )
+KINDS: tuple[str, ...] = get_args(next(f.type for f in dataclasses.fields(AnnotateSpec) if f.name == "kind"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,10 @@ class Sample:
         Plane of an annotation stack.
     region : str
         Path of the areas that are predicted; empty: everything.
+    dataset : str
+        Data set that it belongs to; empty where the sheet has one only.
+    annotation_kind : str
+        What its annotation's values mean; empty: as for all.
     """
 
     name: str
@@ -55,6 +62,8 @@ class Sample:
     ingest: IngestSpec
     annotation_plane: int | None
     region: str
+    dataset: str
+    annotation_kind: str
 
     @property
     def sources(self) -> dict[str, str]:
@@ -90,11 +99,29 @@ def read_samples(path: Path, ingest: IngestSpec) -> dict[str, Sample]:
         if twin != number:
             raise ConfigError(f"{where}: sample {sample.name!r} stands in row {twin} already; give each its own name")
         samples[sample.name] = sample
-    if not any(sample.split == "train" for sample in samples.values()):
-        raise ConfigError(
-            f"{path}: expected at least one sample of split train, came none; set split to train in some rows"
-        )
+    check_datasets(samples, path)
     return samples
+
+
+def datasets_of(samples: Mapping[str, Sample]) -> list[str]:
+    """The data sets of a sheet, in its order; one without a name where it names none."""
+    return list(dict.fromkeys(sample.dataset for sample in samples.values()))
+
+
+def check_datasets(samples: Mapping[str, Sample], path: Path) -> None:
+    """Refuse data sets without anything to learn from, and samples that belong to none where others do."""
+    datasets = {sample.dataset for sample in samples.values()} or {""}
+    homeless = next((name for name, sample in samples.items() if not sample.dataset), None)
+    if len(datasets) > 1 and homeless is not None:
+        raise ConfigError(
+            f"{path}: sample {homeless}: dataset: expected a name as other samples have, came nothing; write one"
+        )
+    for dataset in sorted(datasets):
+        if not any(sample.split == "train" and sample.dataset == dataset for sample in samples.values()):
+            where = f"{path}: dataset {dataset}" if dataset else f"{path}"
+            raise ConfigError(
+                f"{where}: expected at least one sample of split train, came none; set split to train in some rows"
+            )
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
@@ -158,6 +185,14 @@ def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
             f"{where}: annotation: expected a path, since split is {cells['split']}, came nothing; write one, or set "
             "split to predict"
         )
+    if cells["dataset"]:
+        check_name(cells["dataset"], f"{where}: dataset")
+    kind = cells["annotation_kind"]
+    if kind and kind not in KINDS:
+        raise ConfigError(
+            f"{where}: annotation_kind: expected one of {', '.join(KINDS)}, came {kind!r:.60}; write one, or leave it "
+            "empty"
+        )
     size, channels = cells["pixel_size_um"], cells["channels"]
     try:
         ingest = dataclasses.replace(
@@ -178,6 +213,8 @@ def read_row(cells: dict[str, str], where: str, common: IngestSpec) -> Sample:
         ingest=ingest,
         annotation_plane=index(cells["annotation_plane"] or cells["plane"], f"{where}: annotation_plane"),
         region=usable_path(cells["region"], f"{where}: region"),
+        dataset=cells["dataset"],
+        annotation_kind=kind,
     )
 
 

@@ -35,11 +35,14 @@ __all__ = [
     "TuneSpec",
     "UnetSpec",
     "WeighSpec",
+    "WeightForm",
     "canonical_json",
 ]
 
 IGNORE = 255
 """Class of pixels that nobody annotated: they train and count nothing."""
+WeightForm = Literal["unet2015", "falk2019"]
+"""Maps of loss weights that were published."""
 THIN_BYTES = 40
 """Memory per pixel that is planned for scores after thinning; 24 were measured, without reading."""
 
@@ -50,7 +53,7 @@ def canonical_json(spec: Any) -> str:
     Examples
     --------
     >>> canonical_json(WeighSpec())
-    '{"apply_to":"all","form":"unet2015","sigma_px":5.0,"w0":10.0}'
+    '{"apply_to":"all","forms":["unet2015"],"sigma_px":5.0,"w0":10.0}'
     """
     data = dataclasses.asdict(spec) if dataclasses.is_dataclass(spec) and not isinstance(spec, type) else spec
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
@@ -190,22 +193,19 @@ class DoctorSpec(Checked):
     stop: bool = key(True, "stop at errors; if not, they are only told")
     classes: tuple[str, ...] = key((), "names of the classes; filled in")
     splits: str = key("{}", "samples of each split as JSON; filled in")
+    datasets: str = key("{}", "data set of each sample as JSON, where the sheet names any; filled in")
     channels: tuple[int, ...] = key((), "channels that the networks take; filled in")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeighSpec(Checked):
-    """The separation term of the loss weights, w0 exp(-(d1 + d2)^2 / (2 sigma^2))."""
+    """The separation term of 2015 in the loss weights, w0 exp(-(d1 + d2)^2 / (2 sigma^2))."""
 
-    form: Literal["unet2015", "falk2019"] = key(
-        "unet2015",
-        "what the term is added to: the balance of classes (unet2015), or 1 in objects and 0.1 + 0.9 exp(-d1^2 / 200) "
-        "around them, whatever train.balance says (falk2019, published with w0: 50, sigma_px: 6, apply_to: background)",
-    )
+    forms: tuple[WeightForm, ...] = key(("unet2015",), "maps that are made; follow from train.pixel_weights")
     w0: float = key(10.0, "height of the separation term", at_least=0)
     sigma_px: float = key(5.0, "width of the separation term", unit="px", above=0)
     apply_to: Literal["all", "background"] = key(
-        "all", "pixels that get the separation term: all of them (2015), or the background only (2019)"
+        "all", "pixels that get the separation term: all of them (2015), or the background only"
     )
 
 
@@ -274,6 +274,12 @@ class TrainSpec(Checked):
         "loss of a patch: sum of w*l (2015), its mean over the pixels, or sum(w*l)/sum(w); Dice is a ratio anyway",
     )
     balance: bool = key(True, "weigh classes by their inverse frequency in the training set")
+    pixel_weights: Literal["unet2015", "falk2019", "none"] = key(
+        "unet2015",
+        "what weighs pixels beside the classes: the separation term of `weigh` (unet2015), nothing (none), or in place "
+        "of both the weights of 2019 (falk2019): 1 in objects, around them 0.1 + 0.9 exp(-d1^2 / 200) + "
+        "50 exp(-(d1 + d2)^2 / 72)",
+    )
     optimiser: Literal["sgd", "adam", "adamw", "rmsprop"] = key("sgd", "how gradients become steps")
     learning_rate: float = key(0.001, "learning rate before the schedule", above=0)
     momentum: float = key(0.99, "momentum of sgd and rmsprop; adam has 0.9 and 0.999", at_least=0, at_most=0.9999)
@@ -391,4 +397,4 @@ class ReportSpec(Checked):
         "seg", "metric that ranks the entries of `models` and `ensembles`"
     )
     config: str = key("{}", "the whole configuration as JSON; filled in")
-    groups: str = key("{}", "networks of each entry as JSON; filled in")
+    groups: str = key("{}", "networks of each entry of each data set as JSON; filled in")

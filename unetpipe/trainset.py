@@ -19,13 +19,15 @@ from unetpipe.specs import AugmentSpec, TrainSpec, canonical_json
 __all__ = ["check_room", "check_validation", "class_weights", "seen_side", "training_patches", "validated"]
 
 
-def training_patches(manifests: Sequence[Manifest], side: int) -> Patches:
+def training_patches(manifests: Sequence[Manifest], spec: TrainSpec, side: int) -> Patches:
     """Open the patches of a training: stored ones, or samples that they are drawn from.
 
     Parameters
     ----------
     manifests : sequence of Manifest
         All inputs of the training; of `augment` at least one.
+    spec : TrainSpec
+        Which of their weights count.
     side : int
         Side in px of what the network sees in the middle of each image.
 
@@ -41,7 +43,7 @@ def training_patches(manifests: Sequence[Manifest], side: int) -> Patches:
     """
     patches = [m for m in manifests if m.stage == "augment"]
     if patches[0].facts["count"]:
-        return PatchStores(tuple(open_patches(m.store) for m in patches), side)
+        return PatchStores(tuple(open_patches(m.store) for m in patches), side, weight_form(patches, spec))
     stages = ("ingest", "annotate", "weigh")
     found = {(m.stage, m.sample): m for m in manifests}
     for one in patches:
@@ -50,11 +52,25 @@ def training_patches(manifests: Sequence[Manifest], side: int) -> Patches:
                 f"{one.path}: stores no patches (augment.copies: 0); to draw them, train needs the manifests of "
                 f"{', '.join(missing)} of {one.sample}, too"
             )
-    spec = spec_from_json(AugmentSpec, canonical_json(patches[0].spec), f"{patches[0].path}: spec")
+    drawing = spec_from_json(AugmentSpec, canonical_json(patches[0].spec), f"{patches[0].path}: spec")
     # Named at run time, so that changes of its code concern no training on stored patches.
     draws = importlib.import_module("unetpipe.draws")
-    samples = draws.open_samples([[found[stage, m.sample] for stage in stages] for m in patches], spec)
-    return cast(Patches, draws.DrawnPatches(samples, spec, side))
+    samples = draws.open_samples([[found[stage, m.sample] for stage in stages] for m in patches], drawing)
+    return cast(Patches, draws.DrawnPatches(samples, drawing, side, weight_form(patches, spec)))
+
+
+def weight_form(patches: Sequence[Manifest], spec: TrainSpec) -> int | None:
+    """Place of the weights that a training asks for among the maps of its patches; None where it asks for none."""
+    if spec.pixel_weights == "none":
+        return None
+    for manifest in patches:
+        if manifest.facts["forms"] != patches[0].facts["forms"] or spec.pixel_weights not in manifest.facts["forms"]:
+            raise ConfigError(
+                f"{manifest.path}: expected {spec.pixel_weights} among the maps of weights, as train.pixel_weights has "
+                f"it, came {', '.join(manifest.facts['forms'])}; name all of `forms` in the spec of weigh, and draw "
+                "the patches again"
+            )
+    return int(patches[0].facts["forms"].index(spec.pixel_weights))
 
 
 def validated(manifests: Sequence[Manifest]) -> list[Manifest]:
@@ -176,12 +192,12 @@ def class_weights(patches: Sequence[Manifest], spec: TrainSpec) -> list[float]:
     patches : sequence of Manifest
         Of `augment`.
     spec : TrainSpec
-        Whether to balance.
+        Whether to balance, and by which weights pixels count.
 
     Returns
     -------
     list of float
-        w_c of each class, which is added to what `weigh` gives: 0 where that is the whole weight.
+        w_c of each class, which is added to the weights of the pixels: 0 where these are whole.
 
     Raises
     ------
@@ -195,7 +211,7 @@ def class_weights(patches: Sequence[Manifest], spec: TrainSpec) -> list[float]:
                 f"{manifest.path}: expected {spec.network.classes} classes as the network has, came {classes}; set "
                 f"network.classes to {classes}, or annotate with as many"
             )
-    if patches[0].facts["form"] == "falk2019":
+    if spec.pixel_weights == "falk2019":
         return [0.0] * spec.network.classes
     counts = np.sum([m.facts["class_counts"] for m in patches], axis=0)
     return class_balance(counts).tolist() if spec.balance else [1.0] * spec.network.classes

@@ -20,8 +20,7 @@ from unetpipe.geometry import mirror
 __all__ = ["Deformation", "deformed_patch", "folds", "source_positions", "spline_coefficients"]
 
 _mirror = njit(cache=True, nogil=True)(mirror)
-_U = np.uint64
-_F = np.float32
+_U, _F = np.uint64, np.float32
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Counts: TypeAlias = NDArray[np.int32]
@@ -259,7 +258,7 @@ def _sample_targets(
 
 @njit(cache=True, nogil=True)
 def _sample(sources: Planes, field: Field, outs: Planes) -> None:
-    """Fill the patch row by row: image (C, n, n), classes and weights (m, m) around the same centre."""
+    """Fill the patch row by row: image (C, n, n), classes (m, m) and weights (F, m, m) around the same centre."""
     (image, coefficients, classes, weights), (out, out_classes, out_weights) = sources, outs
     n, m = out.shape[1], out_classes.shape[0]
     margin = (n - m) // 2
@@ -273,10 +272,10 @@ def _sample(sources: Planes, field: Field, outs: Planes) -> None:
         _row_shares(at, whole, nearest, rest, shares)
         for channel in range(out.shape[0]):
             _sample_image(image[channel], coefficients[channel], at, whole, shares, out[channel, i])
-        k = i - margin
-        if 0 <= k < m:
-            places = whole[:, inner], nearest[:, inner], rest[:, inner]
-            _sample_targets(classes, weights, *places, out_classes[k], out_weights[k])
+        if 0 <= i - margin < m:
+            k, places = i - margin, (whole[:, inner], nearest[:, inner], rest[:, inner])
+            for form in range(out_weights.shape[0]):
+                _sample_targets(classes, weights[form], *places, out_classes[k], out_weights[form, k])
 
 
 def _field(deformation: Deformation, input_px: int) -> Field:
@@ -310,8 +309,7 @@ def source_positions(deformation: Deformation, *, input_px: int) -> Floats:
     [[5.0, 5.0], [6.0, 6.0]]
     """
     positions = np.empty((2, input_px, input_px))
-    field = _field(deformation, input_px)
-    row = np.empty((2, input_px))
+    field, row = _field(deformation, input_px), np.empty((2, input_px))
     for i in range(input_px):
         _row_positions(i, field, row)
         positions[:, i] = row
@@ -323,7 +321,8 @@ def _check_planes(image: NDArray[Any], **others: NDArray[Any]) -> None:
     if image.ndim != 3 or image.size == 0:
         raise AnnotationError(f"image of shape {image.shape}: expected (channels, y, x) with at least one pixel")
     for name, array in {"image": image, **others}.items():
-        shape = image.shape if name in ("image", "coefficients") else image.shape[1:]
+        leading = array.shape[:-2] if name == "weights" else image.shape[: name in ("image", "coefficients")]
+        shape = (*leading, *image.shape[1:])
         dtype = np.uint8 if name == "classes" else np.float32
         if array.shape != shape or array.dtype != dtype:
             raise AnnotationError(
@@ -350,8 +349,8 @@ def deformed_patch(
         Intensities and their `spline_coefficients`.
     classes : (Y, X) uint8
         Class of each pixel, 255 = ignore.
-    weights : (Y, X) float32
-        Finite loss weights.
+    weights : (Y, X) or (F, Y, X) float32
+        Finite loss weights, one map or more.
     deformation : Deformation
         What is done to the patch.
     input_px, output_px : int
@@ -363,7 +362,7 @@ def deformed_patch(
         Cubic B-spline; bit-exact copies at whole pixels.
     classes : (m, m) uint8
         Nearest, of the centre of the image's window: pixel floor(p + 1/2) for a position p mirrored into the source.
-    weights : (m, m) float32
+    weights : (m, m) or (F, m, m) float32
         Linear, of the same window.
 
     Raises
@@ -394,7 +393,8 @@ def deformed_patch(
         )
     _check_planes(image, coefficients=coefficients, classes=classes, weights=weights)
     small, large = (output_px, output_px), (image.shape[0], input_px, input_px)
-    outs = np.empty(large, np.float32), np.empty(small, np.uint8), np.empty(small, np.float32)
-    sources = tuple(np.ascontiguousarray(one) for one in (image, coefficients, classes, weights))
+    maps = weights.reshape(-1, *classes.shape)
+    outs = np.empty(large, np.float32), np.empty(small, np.uint8), np.empty((len(maps), *small), np.float32)
+    sources = tuple(np.ascontiguousarray(one) for one in (image, coefficients, classes, maps))
     _sample(sources, _field(deformation, input_px), outs)
-    return outs
+    return outs[0], outs[1], outs[2].reshape(*weights.shape[:-2], *small)

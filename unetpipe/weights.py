@@ -11,7 +11,10 @@ from scipy.ndimage import distance_transform_edt
 from unetpipe.errors import AnnotationError, ConfigError
 from unetpipe.separation import BAND, kind_of_squares, weigh_band
 
-__all__ = ["FADE_FLOOR", "FADE_SIGMA_PX", "border_weights", "faded_weights", "reach_px"]
+__all__ = ["FADE_FLOOR", "FADE_SIGMA_PX", "SIGMA_2019_PX", "W0_2019", "border_weights", "faded_weights", "reach_px"]
+
+W0_2019, SIGMA_2019_PX = 50.0, 6.0
+"""Height and width of the separation term, as published in 2019."""
 
 FADE_FLOOR, FADE_SIGMA_PX = 0.1, 10.0
 """Weight of the far background, and the width of the fall to it, as published in 2019."""

@@ -26,7 +26,7 @@ def test_patches_have_the_networks_sizes(chain: Chain) -> None:
     store = open_patches(read_manifest(chain["patches/a"]).store)
     assert len(store) == 3
     image, classes, weights = store.read(0)
-    assert (image.shape, classes.shape, weights.shape) == ((1, 50, 50), (34, 34), (34, 34))
+    assert (image.shape, classes.shape, weights.shape) == ((1, 50, 50), (34, 34), (1, 34, 34))
     assert set(np.unique(classes)) <= {0, 1}
     assert -1 < image.mean() < 2
 
@@ -53,7 +53,7 @@ def test_without_stored_patches_each_epoch_draws_what_would_have_been_stored(cha
     assert not nothing.objects and nothing.facts["count"] == 0
     kinds = (("images", "ingest"), ("labels", "annotate"), ("weights", "weigh"))
     inputs = tuple(read_manifest(chain[f"{kind}/a"], stage=stage) for kind, stage in kinds)
-    drawn = DrawnPatches(open_samples([inputs], spec), spec, 50)  # type: ignore[list-item]
+    drawn = DrawnPatches(open_samples([inputs], spec), spec, 50, 0)  # type: ignore[list-item]
     store = open_patches(read_manifest(chain["patches/a"]).store)
     assert len(drawn) == 1
     for epoch in range(len(store)):

@@ -228,3 +228,18 @@ def test_refused_samples_stand_in_the_table(clinic: Clinic) -> None:
         doctor(inputs, output=clinic.output, spec=spec, code="d@1", refused={"b": "b.tif: is empty"})
     assert clinic.table()["b"]["faults"] == "error: b.tif: is empty"
     assert not clinic.output.exists()
+
+
+def test_samples_are_held_against_those_of_their_data_set(clinic: Clinic) -> None:
+    """Images of 16 bits and three channels among others, and without a cell to learn from."""
+    image, labels = draw(2)
+    colour = np.stack([image.astype(np.uint16)] * 3, axis=-1)
+    clinic.add("c", "train", colour, labels * 0)
+    with pytest.raises(SourceError, match=r"c: 3 channel\(s\) where most samples have 1"):
+        clinic.ask()
+    sets = canonical_json({"a": "grey", "t": "grey", "c": "colour"})
+    with pytest.raises(SourceError, match=r"^data set colour: no pixel of class cell in any sample of split train"):
+        clinic.ask(datasets=sets)
+    clinic.add("c", "train", colour, labels)
+    clinic.ask(datasets=sets)
+    assert not any(row["faults"] for row in clinic.table().values())

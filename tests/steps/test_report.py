@@ -158,9 +158,12 @@ def write_weights(root: Path, sample: str, side: int) -> None:
     """Weights, as `weigh` writes them."""
     with open_ledger(root / f"weights/{sample}.json", stage="weigh", spec=WeighSpec(), code="weigh@0") as ledger:
         write_levels(
-            ledger, "", np.linspace(0, 10, side * side, dtype=np.float32).reshape(side, side), lambda a: a[::2, ::2]
+            ledger,
+            "",
+            np.linspace(0, 10, side * side, dtype=np.float32).reshape(1, side, side),
+            lambda a: a[:, ::2, ::2],
         )
-        ledger.publish({"shape": [side, side], "form": "unet2015"})
+        ledger.publish({"shape": [side, side], "forms": ["unet2015"]})
 
 
 def write_doctor(root: Path) -> None:
@@ -282,7 +285,7 @@ def test_entries_are_ranked_with_mean_and_deviation(results: tuple[Path, list[Pa
     inputs = results[1]
     names = sorted({path.parent.name for path in inputs if path.parent.parent.name == "metrics"})
     groups = {"other": names[1:], "pair": names}
-    spec = dataclasses.replace(SPEC, groups=canonical_json(groups))
+    spec = dataclasses.replace(SPEC, groups=canonical_json({"": groups}))
     report(inputs, output=tmp_path / "report.json", spec=spec, code=CODE)
     ranking = Page((tmp_path / "report/index.html").read_text(encoding="utf-8")).tables[0]
     assert [row[0][0] for row in ranking[1:]] in (["other", "pair"], ["pair", "other"])
@@ -301,7 +304,7 @@ def test_the_ranking_shows_costs_which_are_no_part_of_the_result(tmp_path: Path)
         write_model(tmp_path, model, HISTORY, TrainSpec())
         write_evaluation(tmp_path, model, "one", FIRST)
         inputs += [tmp_path / f"models/{model}.json", tmp_path / f"metrics/{model}/one.json"]
-    spec = dataclasses.replace(SPEC, groups=canonical_json({"a.1": ["a.1-s1", "a.1-s2"], "b": ["b"]}))
+    spec = dataclasses.replace(SPEC, groups=canonical_json({"": {"a.1": ["a.1-s1", "a.1-s2"], "b": ["b"]}}))
     written = []
     for factor in (1, 3):
         for model, seconds, peak in (("a.1-s1", 0.26, 700), ("a.1-s2", 0.125, 800)):
@@ -311,7 +314,8 @@ def test_the_ranking_shows_costs_which_are_no_part_of_the_result(tmp_path: Path)
             (tmp_path / f"costs/{model}.json").write_text(json.dumps(cost))
         output = tmp_path / str(factor) / "report.json"
         report(inputs, output=output, spec=spec, code=CODE)
-        rules = [f'[data-entry="a.1"] .{kind}::after {{ content: "{text}"; }}\n' for kind, text in COSTS[factor]]
+        place = '[data-dataset=""] [data-entry="a.1"]'
+        rules = [f'{place} .{kind}::after {{ content: "{text}"; }}\n' for kind, text in COSTS[factor]]
         assert (output.parent / "costs.css").read_text() == "".join(rules)
         written.append((output.read_bytes(), (output.parent / "report/index.html").read_bytes()))
         header, first, *_ = (output.parent / "costs.tsv").read_text().splitlines()
@@ -325,6 +329,30 @@ def test_the_ranking_shows_costs_which_are_no_part_of_the_result(tmp_path: Path)
     assert ("href", "../costs.css") in page.attributes
     assert [value for name, value in page.attributes if name == "data-entry"] == ["a.1", "b"]
     assert [value for _, value in page.attributes if value in PLACES] == PLACES * 2
+
+
+def test_each_data_set_has_its_ranking_and_the_ranks_are_averaged(tmp_path: Path) -> None:
+    """SEG 1.5 of 2 objects or 0.5 of 3; on the second data set both entries are equal."""
+    inputs = []
+    for model, tables in (("m-x", FIRST), ("n-x", SECOND), ("m-y", SECOND), ("n-y", SECOND)):
+        write_evaluation(tmp_path, model, f"of {model[-1]}", tables)
+        inputs.append(tmp_path / f"metrics/{model}/of {model[-1]}.json")
+    groups = {dataset: {entry: [f"{entry}-{dataset}"] for entry in "mn"} for dataset in "xy"}
+    spec = dataclasses.replace(SPEC, groups=canonical_json(groups))
+    report(inputs, output=tmp_path / "report.json", spec=spec, code=CODE)
+    page = Page((tmp_path / "report/index.html").read_text(encoding="utf-8"))
+    means, first, second = page.tables[:3]
+    assert [[cell[0] for cell in row] for row in means] == [
+        ["Entry", "Mean rank", "Rank on x", "Rank on y"],
+        ["m", "1.25", "1", "1.5"],
+        ["n", "1.75", "2", "1.5"],
+    ]
+    column = [cell[0] for cell in first[0]].index("SEG")
+    assert [[row[0][0], row[column][0]] for row in first[1:]] == [["m", "0.7500"], ["n", "0.1667"]]
+    assert [[row[0][0], row[column][0]] for row in second[1:]] == [["m", "0.1667"], ["n", "0.1667"]]
+    assert [value for name, value in page.attributes if name == "data-dataset"] == ["x", "y"]
+    words = " ".join(" ".join(page.texts).split())
+    assert "the best SEG on x is 0.750 (m); the best SEG on y is 0.167 (m)." in words
 
 
 def test_the_page_shows_predicted_and_measured_memory_which_is_no_part_of_it(

@@ -29,8 +29,8 @@ def augment(image: Path, labels: Path, weights: Path, *, output: Path, spec: Aug
     Writes
     ------
     output : manifest
-        Beside it a store with the arrays ``image`` (N, C, n, n), ``classes`` (N, m, m) and ``weights`` (N, m, m); an
-        empty one where ``copies`` is 0 and trainings draw for themselves.
+        Beside it a store with the arrays ``image`` (N, C, n, n), ``classes`` (N, m, m) and ``weights`` (N, F, m, m);
+        an empty one where ``copies`` is 0 and trainings draw for themselves.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def augment(image: Path, labels: Path, weights: Path, *, output: Path, spec: Aug
             return
         sample = open_samples([(sources[0], sources[1], sources[2])], spec)[0]
         if spec.copies:
-            write_patches(sample, ledger, spec)
+            write_patches(sample, ledger, spec, forms=len(sources[2].facts["forms"]))
         facts = {
             "count": spec.copies,
             "redraws": redraws(ledger),
@@ -55,16 +55,16 @@ def augment(image: Path, labels: Path, weights: Path, *, output: Path, spec: Aug
             "pixel_size_um": sources[0].facts["pixel_size_um"],
             "nominal_um": sources[0].facts["nominal_um"],
             "class_counts": sources[1].facts["class_counts"],
-            "form": sources[2].facts["form"],
+            "forms": sources[2].facts["forms"],
             "input_px": spec.input_px,
             "output_px": spec.output_px,
         }
         ledger.publish(facts)
 
 
-def write_patches(sample: Sample, ledger: Ledger, spec: AugmentSpec) -> None:
+def write_patches(sample: Sample, ledger: Ledger, spec: AugmentSpec, *, forms: int) -> None:
     """Draw and store the patches that are not there yet, and say how fast, how large, and how many were there."""
-    sizes = {"channels": sample.channels, "input_px": spec.input_px, "output_px": spec.output_px}
+    sizes = {"channels": sample.channels, "input_px": spec.input_px, "output_px": spec.output_px, "forms": forms}
     size, there, begun = patch_bytes(**sizes), stored(ledger), time.monotonic()
     check_room(ledger, spec.copies - there, size)
     store = create_patches(ledger.store, count=spec.copies, **sizes)

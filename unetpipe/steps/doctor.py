@@ -82,7 +82,7 @@ def doctor(
                 facts = seen.get(digest) or examined(images[name], labels.get(name))
                 ledger.append(name, digest, seen=facts)
             found.append(findings_of(name, split, images[name], labels.get(name), ledger.units[name]["seen"]))
-        faults = faults_of(found, spec.classes, spec.channels)
+        faults = faults_within(found, json.loads(spec.datasets), spec)
         table, text = ledger.store / "table.tsv", table_text(table_rows(found, faults, spec.classes)).encode()
         write_file(table, text)
         errors = [fault for fault in faults if fault.severity == "error"]
@@ -98,6 +98,17 @@ def doctor(
     new = [fault for fault in faults if dataclasses.asdict(fault) not in told_before]
     if new:
         log.warning("warning: %s: see %s", in_short(new), table)
+
+
+def faults_within(found: Sequence[Findings], datasets: Mapping[str, str], spec: DoctorSpec) -> list[Fault]:
+    """What is wrong, errors first: samples are held against those of their own data set."""
+    faults = []
+    for dataset in dict.fromkeys(datasets.get(one.name, "") for one in found):
+        part = [one for one in found if datasets.get(one.name, "") == dataset]
+        for fault in faults_of(part, spec.classes, spec.channels):
+            told = f"data set {dataset}: {fault.text}" if dataset and not fault.samples else fault.text
+            faults.append(dataclasses.replace(fault, text=told))
+    return sorted(faults, key=lambda fault: fault.severity != "error")
 
 
 def digest_of_inputs(image: Manifest, labels: Manifest | None, code: str) -> str:

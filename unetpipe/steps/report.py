@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from unetpipe import __version__
-from unetpipe.comparison import Rank, metric_rows, pooled_scores, ranked
-from unetpipe.figures import PREDICTION, TRUTH, Album, sample_figures, tissue_figure, weight_figure
+from unetpipe.comparison import Rank, mean_ranks, metric_rows, pooled_scores, ranked
+from unetpipe.figures import PREDICTION, TRUTH, Album, sample_figures, tissue_figure, weight_figures
 from unetpipe.ledgers import open_ledger
 from unetpipe.manifests import Manifest, read_manifest, write_file
 from unetpipe.pictures import Chart, chart
@@ -89,7 +89,8 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
         pooled = {
             model: pooled_scores([m.facts for m in samples.values()]) for model, samples in results.evaluations.items()
         }
-        ranks = ranked(json.loads(spec.groups) or {name: [name] for name in pooled}, pooled, by=spec.rank_by)
+        groups = json.loads(spec.groups) or {"": {name: [name] for name in pooled}}
+        rankings = {dataset: ranked(own, pooled, by=spec.rank_by) for dataset, own in groups.items()}
         taken, predicted = costs(results), predictions(results)
         album, px, images, weighed = Album(ledger), spec.preview_px, results.images, results.weights.items()
         trained = {name: m for name, m in results.models.items() if m.facts["history"]}
@@ -100,7 +101,8 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             classes=classes,
             metrics=metric_rows(classes),
             pooled=pooled,
-            ranks=ranks,
+            rankings=rankings,
+            mean_ranks=mean_ranks([*rankings.values()], by=spec.rank_by) if len(rankings) > 1 else [],
             rank_by=spec.rank_by,
             doctor=doctor_table(results.doctor),
             prediction_costs=PREDICTION_COSTS,
@@ -109,14 +111,14 @@ def report(inputs: Sequence[Path], *, output: Path, spec: ReportSpec, code: str)
             scored=[f for sample in results.scored for f in figures_of(sample, results, album, px)],
             unscored=[f for sample in results.unscored for f in figures_of(sample, results, album, px)],
             tissues=[tissue_figure(m, album, preview_px=px) for m in results.images.values() if m.facts.get("tissue")],
-            weights=next((weight_figure(m, images.get(name), album, preview_px=px) for name, m in weighed), None),
+            weights=[f for name, m in weighed for f in weight_figures(m, images.get(name), album, preview_px=px)],
             settings={name: flat(m) for name, m in results.models.items()},
             config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=False),
             manifests=manifests,
             codes=sorted({(m.stage, m.code) for m in manifests} | {("report", code)}),
         )
         write_file(ledger.store / "index.html", text.encode())
-        styles = ranking_styles(ranks, taken) + prediction_styles(predicted)
+        styles = ranking_styles(rankings, taken) + prediction_styles(predicted)
         write_file(output.parent / "costs.css", styles.encode())
         for name, table in (("costs.tsv", taken), ("predictions.tsv", predicted)):
             write_file(output.parent / name, table.to_csv(sep="\t", index=False).encode())
@@ -136,18 +138,19 @@ def costs(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COSTS)
 
 
-def ranking_styles(ranks: Sequence[Rank], table: pd.DataFrame) -> str:
+def ranking_styles(rankings: Mapping[str, Sequence[Rank]], table: pd.DataFrame) -> str:
     """A style sheet that writes costs into the ranking: the page itself is a result, and holds no times.
 
     The fastest network counts, for the others may have been slowed by what ran beside them, and the most memory.
     """
     rules = []
-    for rank in ranks:
+    for dataset, rank in ((dataset, rank) for dataset, ranks in rankings.items() for rank in ranks):
         rows = table[table["network"].isin(rank.networks)]
         seconds, peak = rows["seconds_per_step"].min(), rows["peak_mb"].max()
         for kind, value, text in (("seconds", seconds, f"{seconds:.2g}"), ("peak", peak, f"{peak:.0f}")):
             if pd.notna(value):
-                rules.append(f'[data-entry="{rank.entry}"] .{kind}::after {{ content: "{text}"; }}\n')
+                place = f'[data-dataset="{dataset}"] [data-entry="{rank.entry}"]'
+                rules.append(f'{place} .{kind}::after {{ content: "{text}"; }}\n')
     return "".join(rules)
 
 

@@ -176,7 +176,7 @@ def optimise(device: torch.device, job: Job) -> None:
         pace = fit(
             state,
             spec,
-            training_patches(manifests, job.side),
+            training_patches(manifests, spec, job.side),
             class_weights=class_weights(patches, spec),
             validate=validation(manifests, spec, patches[0].facts["intensity"], device, progress) if first else None,
             save=lambda now: save(now, job, events),

@@ -36,8 +36,12 @@ if CONFIG.sections["segment"].tune:
 
     rule tune:
         input:
-            expand("results/probabilities/{{model}}/{sample}.json", sample=CONFIG.by_split["val"]),
-            expand("results/labels/{sample}.json", sample=CONFIG.by_split["val"]),
+            lambda wildcards: expand(
+                "results/probabilities/{model}/{sample}.json",
+                model=wildcards.model,
+                sample=CONFIG.own("val", wildcards.model),
+            ),
+            lambda wildcards: expand("results/labels/{sample}.json", sample=CONFIG.own("val", wildcards.model)),
         output:
             "results/thresholds/{model}.json",
         log:

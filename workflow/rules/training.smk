@@ -60,7 +60,9 @@ for batch in BATCHES:
 rule train:
     input:
         patches=lambda wildcards: expand("results/{name}.json", name=CONFIG.taught_by(wildcards.model)),
-        validation=expand("results/{kind}/{sample}.json", kind=["images", "labels"], sample=CONFIG.by_split["val"]),
+        validation=lambda wildcards: expand(
+            "results/{kind}/{sample}.json", kind=["images", "labels"], sample=CONFIG.own("val", wildcards.model)
+        ),
         # Read by nobody: no training begins before the doctor has found nothing against it.
         doctor="results/doctor/training.json",
     output:
