@@ -30,7 +30,7 @@ def noise(path: Path, channels: int, shape: tuple[int, int]) -> Path:
             block = rng.integers(0, 256, (channels, *box.shape), np.uint8)
             ledger.append(name, plane.write_shard(box, block))
         facts = {"channels": channels, "shape": list(shape), "percentiles": [[0, 255]] * channels, "factor": 1.0}
-        ledger.publish(facts | {"nominal_um": None, "pixel_size_um": None})
+        ledger.publish(facts | {"dtype": "uint8", "nominal_um": None, "pixel_size_um": None})
     return path
 
 

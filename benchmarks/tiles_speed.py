@@ -74,7 +74,7 @@ def slide(folder: Path, pixels: np.ndarray) -> Path:
         for unit, box in plane.iter_shards():
             ledger.append(unit, plane.write_shard(box, pixels[(slice(None), *box.slices)]))
         facts = {"channels": len(pixels), "shape": list(plane.shape), "percentiles": [[0, 255]] * len(pixels)}
-        facts |= {"nominal_um": None, "pixel_size_um": None, "factor": 1.0, "tissue": None}
+        facts |= {"dtype": "uint8", "nominal_um": None, "pixel_size_um": None, "factor": 1.0, "tissue": None}
         ledger.publish(facts)
     return path
 

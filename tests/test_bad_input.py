@@ -314,6 +314,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, object], str, tuple[str, ...]]] = {
     "long path": ({}, SHEET + f"b\t{300 * 'p'}.tif\ta.tif\tval\n", ("s.tsv: sample b: image: ", "too long")),
     "long sheet": ({"samples": 300 * "s"}, SHEET, ("sss", "too long")),
     "long weights": ({"models": MODELS | {"n": {"weights": 300 * "w"}}}, SHEET, ("models.n.weights: ", "too long")),
+    "null byte in the sheet's path": ({"samples": "s\0.tsv"}, SHEET, ("'s\\x00.tsv'", "came one with a null byte")),
     "null byte": ({"models": MODELS | {"n": {"weights": "a\0b"}}}, SHEET, ("models.n.weights: ", "no such file")),
     "loop": ({}, SHEET + "b\tloop/b.tif\ta.tif\tval\n", ("s.tsv: sample b: image: loop/b.tif cannot be", "symbolic")),
     "long key": ({"weigh": {400 * "k": 1}}, SHEET, ("config.yaml: weigh.kkk", "kkk'; use one of w0, sigma")),

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unetpipe.errors import ConfigError
-from unetpipe.layouts import Pair, coco_pairs, find_pairs, iter_files, named, split_lists, usable, with_splits
-from unetpipe.samples import check_name
+from unetpipe.layouts import Pair, coco_pairs, find_pairs, iter_files, named, split_lists, with_splits
+from unetpipe.samples import check_name, usable
 from unetpipe.sources.images import IMAGE_SUFFIXES
 
 
@@ -87,6 +87,32 @@ def test_two_for_one_is_refused() -> None:
         paired("a.svs", "a.geojson", "a.geojson.gz")
     with pytest.raises(ConfigError, match="two images of one name"):
         paired("images/a.tif", "images/a.png")
+
+
+def test_one_mask_per_object_is_told_by_the_folders() -> None:
+    mixed = ["readme.md", "s1_train/p/images/p.png", "s1_train/p/masks/7.png", "s1_train/p/masks/8.png"]
+    mixed += ["s1_train/q/images/q.png", "s1_train/q/masks/9.png", "s1_test/r/images/r.png"]
+    pairs, notes = find_pairs([PurePosixPath(path) for path in mixed])
+    assert [(pair.image.stem, pair.annotation and str(pair.annotation), pair.split) for pair in pairs] == [
+        ("p", "s1_train/p/masks", ""),
+        ("q", "s1_train/q/masks", ""),
+        ("r", None, "test"),
+    ]
+    assert notes == ["one mask per object in 2 folder(s) masks"]
+    pairs, _ = find_pairs([PurePosixPath(path.replace("train/q", "val/q")) for path in mixed])
+    assert [pair.split for pair in pairs] == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize(
+    "masks", [("a.png", "b.png"), ("a_mask.png", "a_mask2.png"), ("b.png",), ("b.zip", "c.zip"), ()]
+)
+def test_masks_of_whole_images_are_no_objects(masks: tuple[str, ...]) -> None:
+    assert "images/a.png" in paired("images/a.png", *(f"masks/{name}" for name in masks))
+    assert paired("images/a.png", *(f"masks/{name}" for name in masks))["images/a.png"] != "masks"
+
+
+def test_objects_of_one_of_several_images_are_not_guessed() -> None:
+    assert set(paired("images/a.png", "images/b.png", "masks/1.png", "masks/2.png").values()) == {None}
 
 
 def test_further_channels_of_nnunet_are_left_out_and_told() -> None:

@@ -21,6 +21,8 @@ KEPT = Path(".snakemake/unetpipe")
 
 def read_text(path: Path) -> str:
     """Text of a small file that a person wrote."""
+    if "\0" in str(path):
+        raise ConfigError(f"{str(path)!r:.120}: expected a path, came one with a null byte; write it anew")
     try:
         if path.stat().st_size > MAX_BYTES * (16 if path.suffix == ".tsv" else 1):
             raise ConfigError(f"{path}: expected a small text file, came {path.stat().st_size} bytes; check the path")

@@ -2,20 +2,20 @@
 
 Layouts are told by names only: folders named for what they hold (``images`` with ``masks``, ``labels``, ``gt`` ...),
 names that end in ``_mask`` and the like, shapes beside an image under its name, nnU-Net raw data, the Broad Bioimage
-Benchmark Collection, the Cell Tracking Challenge.
+Benchmark Collection, one folder per image with one mask per object, the Cell Tracking Challenge.
 """
 
 import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 
+from unetpipe.annotations.maskfolders import mask_folders
 from unetpipe.errors import ConfigError
-from unetpipe.samples import check_name
+from unetpipe.samples import usable
 from unetpipe.sources.images import IMAGE_SUFFIXES
 
 __all__ = [
@@ -33,7 +33,8 @@ __all__ = [
 
 KNOWN = (
     "images/ with masks/, labels/, annotations/, gt/ or foreground/; names with _mask, _label, _seg or _gt; "
-    "X.geojson beside X.svs; COCO; nnU-Net (imagesTr, labelsTr); Cell Tracking Challenge (01, 01_GT)"
+    "X.geojson beside X.svs; COCO; nnU-Net (imagesTr, labelsTr); ID/images/ with ID/masks/, one mask per object; "
+    "Cell Tracking Challenge (01, 01_GT)"
 )
 MAX_FILES = 200_000
 MAX_JSON = 2**28
@@ -61,7 +62,7 @@ class Pair:
     image : PurePosixPath
         Path below the folder.
     annotation : PurePosixPath or None
-        Path below the folder.
+        Path below the folder; of a folder, where it holds one mask per object.
     split : str
         As the names of the folders tell it; empty where they do not.
     group : str
@@ -144,10 +145,13 @@ def find_pairs(files: Sequence[PurePosixPath]) -> tuple[list[Pair], list[str]]:
     films, notes = film_pairs(files)
     if films:
         return films, notes
+    told = {path: key_of(path) for path in files}
+    folders = mask_folders({path: key for path, (key, _) in told.items() if key and ending_of(path) not in SHAPES})
     images, annotations = dict[str, PurePosixPath](), dict[str, PurePosixPath]()
-    channels, how = list[PurePosixPath](), set[str]()
-    for path in files:
-        key, why = key_of(path)
+    channels, how, inside = list[PurePosixPath](), set[str](), {*folders.values()}
+    for path, (key, why) in told.items():
+        if path.parent in inside:
+            continue
         if key is None:
             channels += [path] if why == "channel" else []
             continue
@@ -158,9 +162,17 @@ def find_pairs(files: Sequence[PurePosixPath]) -> tuple[list[Pair], list[str]]:
         side[key] = path
         how |= {why} - {""}
     pairs = [Pair(image=path, annotation=annotations.get(key), split=split_of(path)) for key, path in images.items()]
+    if folders:
+        # Where all of them lie in one stage1_train, that is no split.
+        alike = len({split_of(path) for path in folders}) == 1
+        pairs = [
+            replace(p, annotation=folders[p.image], split="" if alike else p.split) if p.image in folders else p
+            for p in pairs
+        ]
+        notes.append(f"one mask per object in {len(folders)} folder(s) masks")
     used = {pair.annotation for pair in pairs}
     lone = [path for path in annotations.values() if path not in used]
-    if any(pair.annotation for pair in pairs):
+    if any(pair.annotation and pair.image not in folders for pair in pairs):
         notes.append(f"annotations told by {', '.join(sorted(how))}")
     if lone:
         notes.append(f"{len(lone)} annotation(s) without an image are left out, as {lone[0]}")
@@ -381,18 +393,3 @@ def stem_of(path: PurePosixPath) -> str:
     while PurePosixPath(stem).suffix.lower() in IMAGE_SUFFIXES | {".ome", ".geojson"}:
         stem = PurePosixPath(stem).stem
     return stem
-
-
-def usable(text: str) -> str:
-    """A text as a sample's name: accents dropped, other characters as ``_``, cut at 64 with a hash."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    name = re.sub(r"\.{2,}|[^A-Za-z0-9.-]+", "_", plain).strip("._-")
-    code = hashlib.sha256(text.encode()).hexdigest()
-    if not re.search(r"[A-Za-z0-9]", name):
-        return f"s-{code[:8]}"
-    name = name if len(name) <= 64 else f"{name[:55]}-{code[:8]}"
-    try:
-        check_name(name, "")
-    except ConfigError:
-        return f"s-{name[:62]}"
-    return name

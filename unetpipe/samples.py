@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from unetpipe.errors import ConfigError
 from unetpipe.fields import check_bounds
 from unetpipe.specs import AnnotateSpec, IngestSpec
 
-__all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "datasets_of", "read_samples"]
+__all__ = ["COLUMNS", "SPLITS", "Sample", "check_name", "datasets_of", "read_samples", "usable"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
@@ -79,6 +81,21 @@ def check_name(name: str, where: str) -> None:
             f"{where}: name {name!r:.80} is not usable; use letters, digits, '.', '_' and '-', "
             "at most 64, beginning with a letter or digit"
         )
+
+
+def usable(text: str) -> str:
+    """A text as a sample's name: accents dropped, other characters as ``_``, cut at 64 with a hash."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"\.{2,}|[^A-Za-z0-9.-]+", "_", plain).strip("._-")
+    code = hashlib.sha256(text.encode()).hexdigest()
+    if not re.search(r"[A-Za-z0-9]", name):
+        return f"s-{code[:8]}"
+    name = name if len(name) <= 64 else f"{name[:55]}-{code[:8]}"
+    try:
+        check_name(name, "")
+    except ConfigError:
+        return f"s-{name[:62]}"
+    return name
 
 
 def read_samples(path: Path, ingest: IngestSpec) -> dict[str, Sample]:

@@ -126,8 +126,8 @@ class AnnotateSpec(Checked):
 
     kind: Literal["instances", "mask", "classes"] = key(
         "instances",
-        "what the file's values mean: one value per object (instances), zero or not (mask; its 4-connected "
-        "parts are the instances), or class indices (classes)",
+        "what the file's values mean: one value per object (instances, also for a folder of one mask per object), zero "
+        "or not (mask; its 4-connected parts are the instances), or class indices (classes)",
     )
     ignore_value: int | None = key(None, "value of pixels that nobody annotated; they train and count nothing")
     ridge: Literal["symmetric", "one_sided", "none"] = key(

@@ -67,3 +67,9 @@ def test_what_holds_no_area_on_the_image_is_refused(tmp_path: Path) -> None:
         with pytest.raises(AnnotationError, match=said) as error:
             read_region(path, shape=SHAPE)
         assert len(str(error.value)) <= 300
+
+
+def test_a_folder_is_no_region(tmp_path: Path) -> None:
+    """Not even one of masks."""
+    with pytest.raises(AnnotationError, match="is a folder; name a file of areas: QuPath's GeoJSON or ImageJ's ROIs"):
+        read_region(tmp_path, shape=(4, 4))

@@ -51,7 +51,15 @@ def test_links_are_followed_and_circles_refused(folder: Path) -> None:
 
 
 def test_a_folder_that_is_no_image_is_not_read_through(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="is a directory; name an image file"):
+    """Files alone may be masks, one per object: they are listed, but not what lies in a folder among them."""
+    remedy = "name an image file, the folder of a Zarr image or, as annotation, one of a mask per object"
+    with pytest.raises(SourceError, match=f"is a directory without files; {remedy}"):
+        sha256_of_source(tmp_path)
+    (tmp_path / "b.png").touch()
+    (tmp_path / "a.png").touch()
+    assert list(source_files(tmp_path)) == ["a.png", "b.png"]
+    (tmp_path / "c").mkdir()
+    with pytest.raises(SourceError, match=f"is a directory that holds c, which is no file; {remedy}"):
         sha256_of_source(tmp_path)
 
 

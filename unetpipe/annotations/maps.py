@@ -15,7 +15,7 @@ from unetpipe.labelling import label_core
 from unetpipe.sources.images import Source
 from unetpipe.specs import IGNORE, AnnotateSpec
 
-__all__ = ["InstanceMap", "MapTruth", "PartsMap", "Truth", "open_map"]
+__all__ = ["InstanceMap", "MapTruth", "PartsMap", "Truth", "check_size", "open_map"]
 
 _WIDEST = int(np.iinfo(np.uint32).max)
 _COLOURS_COUNTED = 4096
@@ -257,6 +257,29 @@ def _colour_table(spec: AnnotateSpec) -> tuple[NDArray[np.uint32], NDArray[np.ui
     return np.array([code for code, _ in pairs], np.uint32), np.array([value for _, value in pairs], np.uint8)
 
 
+def check_size(source: Source, shape: tuple[int, int]) -> None:
+    """Refuse an annotation that has not the size of its image.
+
+    Parameters
+    ----------
+    source : Source
+        The open annotation.
+    shape : (int, int)
+        Height and width of the image in px.
+
+    Raises
+    ------
+    AnnotationError
+        If the sizes differ.
+    """
+    if source.shape != shape:
+        expected, came = " x ".join(map(str, shape)), " x ".join(map(str, source.shape))
+        raise AnnotationError(
+            f"{source.path}: expected the image's size of {expected} px, came {came} px; "
+            "name the annotation of this image, drawn at its full size"
+        )
+
+
 def open_map(source: Source, spec: AnnotateSpec, shape: tuple[int, int]) -> InstanceMap | PartsMap:
     """An open image file as annotation.
 
@@ -278,12 +301,7 @@ def open_map(source: Source, spec: AnnotateSpec, shape: tuple[int, int]) -> Inst
     AnnotationError
         If the sizes differ or the values are floats.
     """
-    if source.shape != shape:
-        expected, came = " x ".join(map(str, shape)), " x ".join(map(str, source.shape))
-        raise AnnotationError(
-            f"{source.path}: expected the image's size of {expected} px, came {came} px; "
-            "name the annotation of this image, drawn at its full size"
-        )
+    check_size(source, shape)
     if spec.colours is not None or spec.kind != "instances":
         return PartsMap(source, spec)
     return InstanceMap(source, spec)

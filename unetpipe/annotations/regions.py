@@ -45,6 +45,8 @@ def read_region(path: Path, *, shape: tuple[int, int]) -> Callable[[Box], NDArra
     Memory: the vertices, 16 bytes each, and the box that is painted. The rule is that of `paint`, so that the region
     does not depend on the boxes.
     """
+    if path.is_dir():
+        raise refused(path, "is a folder; name a file of areas: QuPath's GeoJSON or ImageJ's ROIs")
     names, notes = ClassNames(("outside", "region"), {}, other=_INSIDE), Counter[str]()
     with path.open("rb") as file:
         is_imagej = file.read(4) in (b"Iout", b"PK\3\4")

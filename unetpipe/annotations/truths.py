@@ -14,18 +14,20 @@ from unetpipe.annotations.coco import iter_coco
 from unetpipe.annotations.imagej import iter_imagej
 from unetpipe.annotations.jsonitems import iter_items
 from unetpipe.annotations.maps import Truth, open_map
+from unetpipe.annotations.maskfolders import iter_masks
 from unetpipe.annotations.qupath import iter_qupath
 from unetpipe.annotations.shapes import MAX_VERTICES, ClassNames, Place, Shape, refused
 from unetpipe.geometry import Box
 from unetpipe.polygons import paint, polygons_of
 from unetpipe.sources.images import open_source
+from unetpipe.sources.ngff import is_zarr
 from unetpipe.specs import IGNORE, AnnotateSpec
 
 __all__ = ["ShapeTruth", "form_of", "open_truth"]
 
 log = logging.getLogger(__name__)
 
-Form = Literal["map", "coco", "qupath", "imagej"]
+Form = Literal["map", "masks", "coco", "qupath", "imagej"]
 Axes = Sequence[tuple[str, int]]
 
 _COCO_KEYS = {"images", "annotations", "categories"}
@@ -112,8 +114,8 @@ def open_truth(
     Parameters
     ----------
     path : Path
-        An image file (values, a mask, class indices, colours), a COCO or GeoJSON file, ImageJ ROIs, or a TIFF with an
-        ImageJ overlay; told by its content.
+        An image file (values, a mask, class indices, colours), a folder of one mask per object, a COCO or GeoJSON file,
+        ImageJ ROIs, or a TIFF with an ImageJ overlay; told by its content.
     spec : AnnotateSpec
         What it means.
     shape : (int, int)
@@ -157,7 +159,7 @@ def form_of(path: Path, spec: AnnotateSpec) -> Form:
     try:
         # Who opens a pipe waits.
         if not path.is_file():
-            return "map"
+            return "masks" if path.is_dir() and not is_zarr(path) else "map"
         with path.open("rb") as file:
             start = file.read(64)
     except OSError:
@@ -188,6 +190,8 @@ def _drawn(path: Path, spec: AnnotateSpec, form: Form, shape: tuple[int, int], i
     names, notes = ClassNames(spec.class_names, spec.names or {}), Counter[str]()
     if form == "coco":
         found = iter_coco(path, image=image, shape=shape, names=names, notes=notes)
+    elif form == "masks":
+        found = iter_masks(path, spec, shape=shape, notes=notes)
     elif form == "qupath":
         found = iter_qupath(path, names=names, objects=spec.objects, notes=notes)
     else:

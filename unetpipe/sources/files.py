@@ -21,6 +21,9 @@ __all__ = [
 SourceStamp = dict[str, tuple[int, int]]
 """Size in bytes and time of the last change in ns of each file."""
 
+# Of masks in a folder.
+_MOST_MASKS = 20_000
+
 # Slides whose first file only lists the others: in a folder of the same stem, or all beside it.
 _STEM_FOLDER = (".mrxs",)
 _INDEX = (".vms", ".vmu")
@@ -35,7 +38,8 @@ def source_files(path: Path) -> dict[str, Path]:
     Parameters
     ----------
     path : Path
-        A file, a slide's first file, or a folder. Symbolic links are followed.
+        A file, a slide's first file, or a folder: of Zarr, or of files only, one mask per object. Symbolic links are
+        followed.
 
     Returns
     -------
@@ -45,13 +49,11 @@ def source_files(path: Path) -> dict[str, Path]:
     Raises
     ------
     SourceError
-        If a folder is no Zarr group or array, if links lead from it to one that it lies in, or for a device or pipe,
-        which has no end.
+        If links lead from a Zarr folder to one that it lies in; if another folder holds folders, nothing, or more than
+        20,000 files; for a device or pipe, which has no end.
     """
     if path.is_dir():
-        if not is_zarr(path):
-            raise refusal(path, "is a directory; name an image file, or the folder of a Zarr image")
-        return files_below(path)
+        return files_below(path) if is_zarr(path) else _mask_files(path)
     if path.suffix.lower() in _STEM_FOLDER and path.with_suffix("").is_dir():
         return {path.name: path} | dict(sorted(_files_below(path.with_suffix(""), path.parent, {}).items()))
     if path.suffix.lower() in _BESIDE:
@@ -59,6 +61,24 @@ def source_files(path: Path) -> dict[str, Path]:
     if path.exists() and not path.is_file():
         raise refusal(path, "is a device or pipe; name an image file")
     return {path.name: path}
+
+
+def _mask_files(folder: Path) -> dict[str, Path]:
+    """Files of a folder that holds nothing else; what is hidden does not count."""
+    remedy = "name an image file, the folder of a Zarr image or, as annotation, one of a mask per object"
+    found = list[str]()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not (folder / entry.name).is_file():
+                raise refusal(folder, f"is a directory that holds {entry.name:.60}, which is no file; {remedy}")
+            found.append(entry.name)
+            if len(found) > _MOST_MASKS:
+                raise refusal(folder, f"is a directory of more than {_MOST_MASKS} files; {remedy}")
+    if not found:
+        raise refusal(folder, f"is a directory without files; {remedy}")
+    return {name: folder / name for name in sorted(found)}
 
 
 def listed_files(path: Path) -> set[str]:

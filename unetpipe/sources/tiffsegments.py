@@ -84,7 +84,11 @@ def _check_table(path: Path, page: TiffPage, grid: tuple[int, int, int], size: i
     pairs = list(zip(offsets[:wanted], counts[:wanted], strict=True))
     # A sparse file and one whose writer was stopped look the same, so neither is taken for black pixels.
     if missing := sum(offset <= 0 or count <= 0 for offset, count in pairs):
-        raise refusal(path, f"misses {missing} of {wanted} strips or tiles: a sparse or unfinished file; write it anew")
+        raise refusal(
+            path,
+            f"misses {missing} of {wanted} strips or tiles, and may be unfinished; copy it again or, where they are "
+            "meant to be empty, write all of them: gdal_translate -co TILED=YES IN OUT",
+        )
     end = max(offset + count for offset, count in pairs)
     if end > size:
         raise refusal(path, f"is truncated: its pixels end at byte {end}, the file has {size} bytes")

@@ -29,6 +29,7 @@ from unetpipe.layouts import (
 from unetpipe.manifests import write_file
 from unetpipe.sources.files import listed_files
 from unetpipe.sources.images import open_source
+from unetpipe.sources.ngff import is_zarr
 
 __all__ = ["sheet"]
 
@@ -149,12 +150,8 @@ def percentages(text: str) -> tuple[float, float, float]:
 def why_nothing(folder: Path, files: Sequence[PurePosixPath]) -> str:
     """What to say where no image has an annotation."""
     names = [str(path).lower() for path in files]
-    inside = [name.split("/") for name in names]
     if any(name.endswith((".nii", ".nii.gz")) for name in names):
         return f"{folder}: expected pictures, came NIfTI volumes; save their slices as TIFF"
-    masks = Counter("/".join(parts[:-2]) for parts in inside if len(parts) > 2 and parts[-2] == "masks")
-    if any(count > 1 and f"{place}/images/" in "\n".join(names) for place, count in masks.items()):
-        return f"{folder}: expected one annotation per image, came one mask per object; merge them into one label image"
     return f"{folder}: no image with an annotation among {len(names)} file(s); known layouts: {KNOWN}"
 
 
@@ -198,6 +195,9 @@ def likely_kind(annotations: Sequence[Path]) -> str:
     for path in annotations[:PEEKS]:
         if ending_of(path) in SHAPES | {".json"}:
             return ""
+        if path.is_dir() and not is_zarr(path):
+            found.add("instances")
+            continue
         try:
             with open_source(path, palette="indices") as source:
                 block = source.read(Box(start=(0, 0), stop=(PEEK_PX, PEEK_PX)).clipped(source.shape))
