@@ -12,7 +12,17 @@ import yaml
 
 from unetpipe.errors import ConfigError
 
-__all__ = ["class_names", "is_there", "kept_text", "mapping", "read_text", "read_yaml", "unknown", "whole_number"]
+__all__ = [
+    "class_names",
+    "digest_of_files",
+    "is_there",
+    "kept_text",
+    "mapping",
+    "read_text",
+    "read_yaml",
+    "unknown",
+    "whole_number",
+]
 
 MAX_BYTES = 2**20
 # Beside Snakemake's own notes.
@@ -47,6 +57,19 @@ def is_there(path: str, where: str) -> bool:
             f"{where}: {path} cannot be looked at ({error.strerror}); check the path and your rights there"
         ) from None
     return True
+
+
+def digest_of_files(path: str) -> str:
+    """Digest of a folder of files only, as of masks, whose changes Snakemake does not see; empty for anything else."""
+    try:
+        files = sorted(Path(path).iterdir())
+        if any(not file.is_file() for file in files):
+            return ""
+        lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()} {file.name}\n" for file in files]
+    except OSError:
+        # A file, or what its stage has more to say of.
+        return ""
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def unknown(name: str, known: Iterable[str], what: str = "key") -> str:

@@ -15,7 +15,6 @@ from unetpipe.manifests import Manifest, write_file
 from unetpipe.pictures import area_layer, crowded_box, enlarged, grey_to_rgb, heat, outline_layer
 from unetpipe.slides import Plane, digest_of, open_plane
 from unetpipe.tissue import mask_block
-from unetpipe.weights import SIGMA_2019_PX, W0_2019
 
 __all__ = ["PREDICTION", "TRUTH", "Album", "View", "sample_figures", "tissue_figure", "weight_figures"]
 
@@ -259,8 +258,7 @@ def weight_figures(
     picture = album.add(f"weights/image/{sample}.png", image_picture, image, view) if image else None
     for number, form in enumerate(weights.facts["forms"]):
         is_whole = form == "falk2019"
-        keys = ("w0", "sigma_px")
-        w0, sigma_px = (W0_2019, SIGMA_2019_PX) if is_whole else (float(weights.spec[key]) for key in keys)
+        w0, sigma_px = (float(weights.facts[key][number]) for key in ("w0", "sigma_px"))
         top = w0 + is_whole or 1.0
         yield {
             "sample": sample,

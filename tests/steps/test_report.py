@@ -163,7 +163,7 @@ def write_weights(root: Path, sample: str, side: int) -> None:
             np.linspace(0, 10, side * side, dtype=np.float32).reshape(1, side, side),
             lambda a: a[:, ::2, ::2],
         )
-        ledger.publish({"shape": [side, side], "forms": ["unet2015"]})
+        ledger.publish({"shape": [side, side], "forms": ["unet2015"], "w0": [10.0], "sigma_px": [5.0]})
 
 
 def write_doctor(root: Path) -> None:

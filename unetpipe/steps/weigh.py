@@ -57,17 +57,21 @@ def weigh(labels: Path, *, output: Path, spec: WeighSpec, code: str) -> None:
 
         write_missing(weights, make, ledger)
         log.info("weighed %.3g pixels, %.3g per second", todo, todo / max(time.monotonic() - begun, 1e-9))
-        ledger.publish({"shape": list(weights.shape), "forms": list(spec.forms)})
+        w0, sigma_px = zip(*(constants(spec)[form] for form in spec.forms), strict=True)
+        ledger.publish(
+            {"shape": list(weights.shape), "forms": list(spec.forms), "w0": list(w0), "sigma_px": list(sigma_px)}
+        )
+
+
+def constants(spec: WeighSpec) -> dict[WeightForm, tuple[float, float]]:
+    """The w0 and the sigma in px of each form."""
+    return {"unet2015": (spec.w0, spec.sigma_px), "falk2019": (W0_2019, SIGMA_2019_PX)}
 
 
 def margin_px(spec: WeighSpec) -> int:
     """Surroundings in px beyond which nothing changes a weight."""
-    fade = reach_px(w0=1.0 - FADE_FLOOR, sigma_px=FADE_SIGMA_PX)
-    margins = {
-        "unet2015": reach_px(w0=spec.w0, sigma_px=spec.sigma_px),
-        "falk2019": max(reach_px(w0=W0_2019, sigma_px=SIGMA_2019_PX), fade),
-    }
-    return max(margins[form] for form in spec.forms)
+    reach = max(reach_px(w0=w0, sigma_px=sigma_px) for w0, sigma_px in (constants(spec)[form] for form in spec.forms))
+    return max(reach, reach_px(w0=1.0 - FADE_FLOOR, sigma_px=FADE_SIGMA_PX)) if "falk2019" in spec.forms else reach
 
 
 def weighed(

@@ -81,6 +81,8 @@ for batch in BATCHES:
             unetpipe=UNETPIPE,
             spec=batch.each(lambda sample: CONFIG.spec("annotate", sample)),
             code=fingerprint("unetpipe.steps.annotate"),
+            # Compared with those of the last run, for of a folder Snakemake looks at its time only.
+            masks=batch.each(lambda sample: digest_of_files(CONFIG.samples[sample].annotation)),
         shell:
             "exec {params.unetpipe} annotate {input.annotation:q} {input.image:q} --output {output:q}"
             " --spec {params.spec:q} --code {params.code:q} --log {log:q}"
