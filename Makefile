@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev
 slurm: $(VENV)/.installed $(VENV)/.installed-slurm
 
 cluster: $(VENV)/.installed-dev
-	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster tests/cluster
+	$(ENTER) && OMP_NUM_THREADS=1 pytest -q -m cluster -n 3 --dist loadfile tests/cluster
 
 faults: $(VENV)/.installed-dev
 	$(ENTER) && UNETPIPE_FAULTS_TABLE=docs/faults.md OMP_NUM_THREADS=1 pytest -q -m 'faults or not faults' \

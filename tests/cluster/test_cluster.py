@@ -1,16 +1,12 @@
 """The workflow through a real SLURM with the profile as it stands: what is asked for, who holds a GPU, what re-runs."""
 
-import shutil
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
-from faults.stages import forget
 
-from clusterprojects import PROFILE, QUICK, ClusterProject, cluster_in_tmp
-from private_slurm import PrivateSlurm, missing, wait_for
+from clusterprojects import PROFILE, ClusterProject, cluster_in_tmp
+from private_slurm import PrivateSlurm, missing
 from projects import ROOT, Project
 
 SAMPLES = {"a": "train", "v": "val", "t": "test"}
@@ -18,13 +14,6 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(bool(missing()), reason=f"no SLURM can be started here: {missing()}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PrivateSlurm]:
-    """A cluster for all tests of this file."""
-    with cluster_in_tmp() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -93,65 +82,6 @@ def test_what_re_runs_is_the_same_as_without_a_cluster(ran: ClusterProject) -> N
     assert sorted(asked) == ["group_score_evaluate", "rule_report"] and not any(
         j["gpus"] for js in asked.values() for j in js
     )
-
-
-def test_of_a_group_with_a_failed_job_the_others_are_kept(ran: ClusterProject, tmp_path: Path) -> None:
-    tree = ClusterProject(ran.copy(tmp_path / "project").folder, ran.cluster)
-    shutil.rmtree(tree.results)
-    path, target = tree.folder / "drawn/images/t.tif", "results/labels/t.json"
-    targets = (target, "results/images/a.json", "results/images/v.json")
-    sound = path.read_bytes()
-    # The smallest of the three, so that its job is the last to be chosen.
-    path.write_bytes(sound[: len(sound) // 2])
-    ended = tree.snakemake(*PROFILE, *QUICK, "--retries", "0", *targets)
-    assert ended.returncode == 1 and "t.tif: is truncated" in ended.stderr, ended.stderr[-4000:]
-    path.write_bytes(sound)
-    tree.run(*targets)
-    computed, early = tree.ran()
-    assert {"ingest/a", "ingest/v"} <= early and {"ingest/t", "annotate/t"} <= computed
-
-
-def test_several_samples_share_a_process(ran: ClusterProject, blank: Project, tmp_path: Path) -> None:
-    tree = ClusterProject(blank.copy(tmp_path / "project").folder, ran.cluster)
-    last = max(map(int, ran.cluster.jobs()))
-    tree.configure(samples_per_job=2)
-    tree.run("results/labels/a.json", "results/labels/b.json")
-    assert {name: len(jobs) for name, jobs in tree.asked(last).items()} == {"rule_ingest_3": 1, "rule_annotate_3": 1}
-    assert {"ingest/a", "ingest/b", "annotate/a", "annotate/b"} <= tree.ran()[0]
-
-
-def test_a_training_that_is_cancelled_goes_on_to_the_same_bytes(ran: ClusterProject, tmp_path: Path) -> None:
-    ran.configure(train={"steps": 600, "validate_every": 300, "checkpoint_s": 1.0, "learning_rate": 0.002})
-    alone = ran.copy(tmp_path / "project")
-    alone.run("results/models/m.json")
-    forget(ran, "models/m")
-    last = max(map(int, ran.cluster.jobs()))
-    # With as many threads as in the tests without a cluster: this machine may have no more.
-    words = (*PROFILE, *QUICK, "--cores", "2", "results/models/m.json")
-    command = ("python", "-m", "snakemake", *words)
-    with (tmp_path / "log").open("wb") as log:
-        running = subprocess.Popen(command, cwd=ran.folder, env=ran.environment, stdout=log, stderr=log)
-        wait_for(
-            lambda: any((ran.results / "models/m/checkpoints").glob("step-*.json")) or running.poll() is not None, 180
-        )
-        ran.cluster.call("scancel", str(max(map(int, ran.cluster.jobs()))))
-        assert running.wait(240) == 0, (tmp_path / "log").read_text()[-4000:]
-    assert ran.manifests()["models/m"] == alone.manifests()["models/m"]
-    assert "going on behind step" in (ran.results / "logs/train/m.log").read_text()
-    assert sorted(job["state"] for job in ran.asked(last)["rule_train"]) == ["CANCELLED", "COMPLETED"]
-
-
-def test_two_gpus_are_held_by_one_task(cluster: PrivateSlurm, tmp_path: Path) -> None:
-    project = ClusterProject(tmp_path, cluster)
-    (tmp_path / "Snakefile").write_text(
-        'rule train:\n    output: "seen"\n    threads: 2\n    resources: gpu=2, mem_mb=500, runtime=2\n'
-        '    shell: "echo $CUDA_VISIBLE_DEVICES $SLURM_STEP_NUM_TASKS >> seen; sleep 1"\n'
-    )
-    profile = tmp_path / "profile"
-    shutil.copytree(ROOT / "workflow/profiles/slurm", profile)
-    ended = project.snakemake("--profile", str(profile), *QUICK)
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    assert (tmp_path / "seen").read_text() == "0,1 1\n"
 
 
 def test_the_profile_has_one_place_for_what_is_yours() -> None:
