@@ -435,10 +435,11 @@ def several_(
     importlib.import_module(f"unetpipe.steps.{stage}")
     parsing.adapter(config.STAGE_SPECS[stage])
     group: Any = typer.main.get_command(app)
-    command, calls = group.commands[stage], {}
-    for words in several.commands(stage, context.args):
-        made = command.make_context(*words[:1], words[1:])
-        calls[f"{stage} {words[1]}"] = partial(command.invoke, made)
+    command = group.commands[stage]
+    calls = []
+    for name, *words in several.commands(stage, context.args):
+        what = f"{name} {words[words.index('--log') + 1]}"
+        calls.append((what, partial(command.invoke, command.make_context(name, words))))
     sys.exit(several.each(calls))
 
 

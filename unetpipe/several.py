@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -74,12 +74,12 @@ def commands(stage: str, words: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def each(calls: Mapping[str, Callable[[], None]]) -> int:
+def each(calls: Sequence[tuple[str, Callable[[], None]]]) -> int:
     """Make each call in turn, in a process of its own that begins with what is imported here.
 
     Parameters
     ----------
-    calls : mapping of str to callable
+    calls : sequence of (str, callable)
         What each is about, and the call.
 
     Returns
@@ -113,7 +113,7 @@ def each(calls: Mapping[str, Callable[[], None]]) -> int:
     noted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     before = {number: signal.signal(number, stop) for number in noted}
     parent = os.getpid()
-    for what, call in calls.items():
+    for what, call in calls:
         if stopped:
             raise Interrupted("stopped on request; finished work is saved, the same command goes on")
         # Held back until it is known who is to be told.

@@ -44,3 +44,12 @@ def test_jobs_are_as_many_as_there_are_batches(blank: Project, tmp_path: Path) -
     # Training samples a and b share theirs; s, which has to have no labels, t and v go other ways.
     ways = ["_1", "_2", "_3", "_4"]
     assert sorted(jobs) == [("annotate", way) for way in ways[1:]] + [("ingest", way) for way in ways]
+
+
+def test_samples_of_one_file_are_not_taken_for_one(blank: Project, tmp_path: Path) -> None:
+    tree = in_pairs(blank, tmp_path)
+    sheet = tree.folder / "config/samples.tsv"
+    sheet.write_text(sheet.read_text().replace("images/b.tif", "images/a.tif").replace("labels/b.tif", "labels/a.tif"))
+    tree.run("results/weights/a.json", "results/weights/b.json")
+    made = tree.manifests()
+    assert {"images/a", "images/b", "labels/a", "labels/b", "weights/a", "weights/b"} == set(made)
