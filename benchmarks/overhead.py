@@ -84,10 +84,10 @@ def main() -> None:
         print(f"per {what}: {wall / count:.3f} s wall, {cpu / count:.3f} s CPU")
     for stage, seconds in starts.items():
         print(f"{stage:10} {seconds:.2f} s wall from start to end")
-    for what, seconds, target_s in (
-        ("per job and core", given.cores * wall / n_jobs, JOB_S),
-        (f"per sample with {given.cores} cores", wall / given.samples, SAMPLE_S),
-    ):
+    targets = [(f"per sample with {given.cores} cores", wall / given.samples, SAMPLE_S)]
+    # Of a job of several samples, that of all its processes.
+    targets += [("per job and core", given.cores * wall / n_jobs, JOB_S)] if given.per_job == 1 else []
+    for what, seconds, target_s in targets:
         print(f"{what}: {seconds:.2f} s, target {target_s} s: {'reached' if seconds < target_s else 'missed'}")
 
 

@@ -54,6 +54,8 @@ SECTIONS: dict[str, type] = {
 }
 # What each command of the command line takes as its spec.
 STAGE_SPECS: dict[str, type] = SECTIONS | {"simulate": PhantomSpec, "import": ImportSpec, "tune": TuneSpec}
+# Linux takes no command of 128 KiB or more.
+MOST_PER_JOB = 100
 # Keys that follow from others, and are not for the configuration.
 DERIVED = {
     "ingest": {"plane", "level", "channels", "source_pixel_size_um"},
@@ -314,7 +316,8 @@ def read_config(source: Path | dict[str, Any], name: str = "config.yaml") -> Con
     where, document = (name, source) if isinstance(source, dict) else (str(source), read_yaml(source))
     data, cluster = without_cluster(document, where)
     # As the workers that predict: how work is shared out changes no result.
-    per_job = whole_number(data.pop("samples_per_job", 1), f"{where}: samples_per_job", at_least=1)
+    place = f"{where}: samples_per_job"
+    per_job = whole_number(data.pop("samples_per_job", 1), place, at_least=1, at_most=MOST_PER_JOB)
     known = {"samples", "samples_per_job", "classes", "models", "ensembles", "folds", *SECTIONS}
     for name in data:
         if name not in known:

@@ -121,10 +121,11 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     return dict(value)
 
 
-def whole_number(value: Any, place: str, *, at_least: int) -> int:
+def whole_number(value: Any, place: str, *, at_least: int, at_most: int) -> int:
     """A number of things."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{place}: expected a whole number from {at_least} on, came {value!r:.60}; write one")
+    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+        expected = f"a whole number from {at_least} to {at_most}"
+        raise ConfigError(f"{place}: expected {expected}, came {value!r:.60}; write one")
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from unetpipe.clusterspecs import ClusterSpec
-from unetpipe.config import DERIVED, SECTIONS
+from unetpipe.config import DERIVED, MOST_PER_JOB, SECTIONS
 from unetpipe.netspecs import FAMILIES
 from unetpipe.specs import ImportSpec, TrainSpec
 
@@ -33,8 +33,8 @@ TOP = {
     "folds": "number of folds of cross-validation: each network leaves out one part of the training samples, and is "
     "evaluated on it; 0, the default: none, or as the sheet's column `fold` has it",
     "samples_per_job": "samples that one job of `ingest`, `annotate`, `weigh`, `augment`, `segment` and `evaluate` "
-    "takes, one after the other; 1 by default. Where samples are many and small, 24 saves most of the time that jobs "
-    "take to begin; results are the same. Rules are then named `ingest_1`, `ingest_2` and so on",
+    "takes, one after the other; 1 by default, at most 100. Where samples are many and small, 24 or 48 save most of "
+    "the time that jobs take to begin; results are the same. Rules are then named `ingest_1`, `ingest_2` and so on",
     "ensembles": "name and list of entries or networks whose probabilities are averaged; by default none",
 }
 ENTRY = {
@@ -189,6 +189,7 @@ def schema() -> dict[str, Any]:
             "samples_per_job": {
                 "type": "integer",
                 "minimum": 1,
+                "maximum": MOST_PER_JOB,
                 "default": 1,
                 "description": TOP["samples_per_job"],
             },
