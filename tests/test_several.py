@@ -24,6 +24,9 @@ def work(i, what):
     open(f"{sys.argv[1]}/{i}", "w").write(str(os.getpid()))
     if what == "c":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "e":
+        listen()
+        time.sleep(2)
     if what == "w":
         listen()
         for _ in range(600):
@@ -99,6 +102,16 @@ def test_a_request_to_stop_is_passed_on_and_nothing_begins_behind_it(tmp_path: P
         running.send_signal(number)
         assert running.wait(60) == 75
     assert not (tmp_path / "2").exists()
+
+
+def test_a_call_that_ends_in_spite_of_a_request_is_the_last(tmp_path: Path) -> None:
+    with start(tmp_path, "eg") as running:
+        pid(tmp_path, 0)
+        time.sleep(0.3)
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 75 and said.startswith("stopped on request; finished work is saved")
+    assert not (tmp_path / "1").exists()
 
 
 def test_who_is_killed_takes_the_call_at_work_along(tmp_path: Path) -> None:

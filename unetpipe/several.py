@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 
-from unetpipe.errors import ConfigError, Interrupted
+from unetpipe.errors import ConfigError
 
 __all__ = ["commands", "each"]
 
@@ -85,12 +85,8 @@ def each(calls: Sequence[tuple[str, Callable[[], None]]]) -> int:
     Returns
     -------
     int
-        0, or the first other exit code. A call that fails does not keep the others from their turn.
-
-    Raises
-    ------
-    Interrupted
-        If a stop was asked for, which the call at work is told, too.
+        0, or the first other exit code. A call that fails does not keep the others from their turn; a request to stop,
+        which the call at work is told, too, does: 75.
 
     Notes
     -----
@@ -115,7 +111,8 @@ def each(calls: Sequence[tuple[str, Callable[[], None]]]) -> int:
     parent = os.getpid()
     for what, call in calls:
         if stopped:
-            raise Interrupted("stopped on request; finished work is saved, the same command goes on")
+            log.error("stopped on request; finished work is saved, the same command goes on")
+            return STOPPED[0]
         # Held back until it is known who is to be told.
         signal.pthread_sigmask(signal.SIG_BLOCK, noted)
         worker = os.fork()
