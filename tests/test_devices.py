@@ -1,9 +1,11 @@
 """Devices are chosen, not hoped for."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +25,7 @@ from unetpipe.devices import (
     usable_threads,
     used_bytes,
 )
-from unetpipe.errors import ConfigError
+from unetpipe.errors import ConfigError, StoreError
 from unetpipe.leases import HELD, take_lease
 
 CPU = torch.device("cpu")
@@ -125,6 +127,23 @@ def test_what_is_leased_is_refused_with_its_holder(tmp_path: Path) -> None:
     os.close(HELD.pop())
     assert len(HELD) == held
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 0
+
+
+def test_a_holder_that_has_not_told_its_name_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a lock and the line of who holds it, a moment passes."""
+    path = tmp_path / "lease"
+    path.touch()
+    with path.open("a") as holding:
+        fcntl.flock(holding, fcntl.LOCK_EX)
+        monkeypatch.setattr(time, "sleep", lambda _: path.write_text("process 7 on n1\n"))
+        with pytest.raises(StoreError, match=r"in use by another run \(process 7 on n1\)"):
+            take_lease(path, what="it")
+        path.write_text("")
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+        with pytest.raises(StoreError, match=r"in use by another run \(it has not told its name\)"):
+            take_lease(path, what="it")
 
 
 def test_tensorfloat32_is_said_for_products_and_convolutions() -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import TextIO
 
 from unetpipe.errors import StoreError, in_one_line
 
@@ -12,6 +13,8 @@ __all__ = ["hold_folder", "holder", "take_lease"]
 
 # Descriptors of locked files, open until the process ends.
 HELD: list[int] = []
+# A holder's line is awaited for a second.
+WAITS, WAIT_S = 20, 0.05
 
 
 def take_lease(path: Path, *, what: str) -> None:
@@ -45,8 +48,7 @@ def take_lease(path: Path, *, what: str) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            other = file.readline().strip()
+            other = named_in(file)
             raise StoreError(
                 f"{what}: in use by another run ({other}); wait for it to end, or stop it, and give the same command"
                 " again"
@@ -54,6 +56,16 @@ def take_lease(path: Path, *, what: str) -> None:
         file.truncate(0)
         file.write(f"{holder()}\n")
         HELD.append(os.dup(file.fileno()))
+
+
+def named_in(lease: TextIO) -> str:
+    """Who holds a lease: its line comes a moment behind its lock."""
+    for _ in range(WAITS):
+        lease.seek(0)
+        if line := lease.readline().strip():
+            return line
+        time.sleep(WAIT_S)
+    return "it has not told its name"
 
 
 def holder() -> str:
