@@ -129,9 +129,7 @@ def test_what_is_leased_is_refused_with_its_holder(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 0
 
 
-def test_a_holder_that_has_not_told_its_name_yet_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_holder_that_has_not_told_its_name_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a lock and the line of who holds it, a moment passes."""
     path = tmp_path / "lease"
     path.touch()

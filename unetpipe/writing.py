@@ -78,7 +78,7 @@ def write_missing(plane: Plane, make: Make, ledger: Ledger) -> None:
                 writer.write(plane, name, box, make(box))
 
 
-def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger) -> None:
+def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger, *, in_rows: bool) -> None:
     """Write the shards of an image pyramid that its ledger does not know.
 
     A pixel of a coarser level is the mean of all pixels of the finest one that it covers, rounded once.
@@ -88,25 +88,35 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger) -> None:
     levels : sequence of Plane
         Finest first; each half the size of the one before, sides rounded up.
     make : callable
-        Gives the pixels of a shard's box of the finest level; called in raster order, for each box at most once.
+        Gives the pixels of a shard's box of the finest level; called for each box at most once.
     ledger : Ledger
         Knows what is there.
+    in_rows : bool
+        Whether boxes are asked for in raster order, else quarter by quarter, in Morton order.
 
     Notes
     -----
     One pass: the pixels of a shard are added up while it is in memory, and a shard of the next level is written as soon
-    as all that it is made of is there. The sums of half a row of shards wait in memory: some 70 MB for an RGB slide of
-    8 bits and 20,480 px width. What an interrupted run has written is read back only where something is still to be
-    made of it.
+    as all that it is made of is there. Quarter by quarter, the sums of three shards of each level wait in memory at
+    most, however wide the image; in raster order those of half a row of shards, some 70 MB for an RGB slide of 8 bits
+    and 20,480 px width. What an interrupted run has written is read back only where something is still to be made of
+    it.
     """
     with ShardWriter(ledger) as writer:
         pyramid = _Pyramid(levels, writer)
-        for name, box in levels[0].iter_shards():
+        shards = levels[0].iter_shards()
+        for name, box in shards if in_rows else sorted(shards, key=lambda shard: morton(shard[1], levels[0])):
             block = None
             if name not in ledger:
                 block = make(box)
                 writer.write(levels[0], name, box, block)
             pyramid.finish(0, box, block)
+
+
+def morton(box: Box, plane: Plane) -> int:
+    """Place of a shard in Morton order: the bits of its row and column, alternating."""
+    row, column = (start // plane.shard_side for start in box.start)
+    return sum((row >> bit & 1) << 2 * bit + 1 | (column >> bit & 1) << 2 * bit for bit in range(32))
 
 
 Part = tuple[Box, NDArray[Any] | None]
@@ -124,7 +134,7 @@ class _Pyramid:
         """Take note that a shard is written; write what this was the last part of.
 
         The sums, (C, y, x), are those of the pixels of the finest level that each of its pixels covers, or None where
-        it was written before. Last is the part in the far corner, because parts come in raster order.
+        it was written before. Last is the part in the far corner, in raster and in Morton order.
         """
         if level + 1 == len(self.levels):
             return

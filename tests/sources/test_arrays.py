@@ -161,6 +161,15 @@ def test_chunks_that_boxes_cut_are_decoded_once(
     assert {len(times) for times in fetched.values()} == {1}
 
 
+@pytest.mark.parametrize(("width", "in_rows"), [(300, True), (150, False)])
+def test_chunks_that_reach_across_are_read_row_by_row(tmp_path: Path, width: int, in_rows: bool) -> None:
+    keys: dict[str, Any] = {"shape": (250, 300), "chunks": (10, width), "dimension_names": ["y", "x"]}
+    zarr.create_array(tmp_path / "a", dtype="u2", **keys)[...] = 7
+    np.save(tmp_path / "a.npy", np.zeros((250, width), np.uint8))
+    with open_source(tmp_path / "a") as stored, open_source(tmp_path / "a.npy") as runs:
+        assert stored.row_by_row == in_rows and not runs.row_by_row
+
+
 @pytest.mark.parametrize(("large", "expected"), [(10**9, False), (0, True)])
 def test_large_chunks_are_decoded_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: dict[str, list[int]], large: int, expected: bool

@@ -232,6 +232,7 @@ def test_bands_decode_each_segment_once(tmp_path: Path, options: dict[str, Any],
     with open_source(tmp_path / "a.tif") as source:
         calls = counted(source)
         whole(source, 7)
+        assert source.row_by_row == ("tile" not in options)
     assert set(calls.values()) == {1}
     assert len(calls) == (4 * 5 if "tile" in options else 20)
 

@@ -91,6 +91,7 @@ class _NpyArray:
             self.offset = file.tell()
         columns_first, self.dtype = header["fortran_order"], np.dtype(header["descr"])
         shape = self.shape = tuple(header["shape"])
+        self.pieces = (1,) * len(shape)
         self.axes = likely_axes(shape)
         self.order = -1 if columns_first else 1
         self.stored: tuple[int, ...] = self.shape[:: self.order]
@@ -134,6 +135,7 @@ class _ZarrArray:
     def __init__(self, array: Any, axes: tuple[str, ...], cost: int) -> None:
         self.array, self.axes, self.cost = array, axes, cost
         self.shape, self.dtype = array.shape, array.dtype
+        self.pieces = array.chunks
         self.kept: OrderedDict[tuple[int, ...], NDArray[Any]] = OrderedDict()
 
     def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
@@ -238,7 +240,7 @@ class ArraySource:
     Notes
     -----
     Chunks that are not stored have the array's fill value, as the format has it: writers leave out what is empty.
-    Chunks of a Zarr array are kept while boxes that come in raster order need them, so that each is decoded about once.
+    Chunks of a Zarr array are kept while boxes that follow each other need them, so that each is decoded about once.
     """
 
     def __init__(self, path: Path, *, plane: int | None, level: int) -> None:
@@ -284,6 +286,7 @@ class ArraySource:
         self.stored_dtype = dtype
         self.shape = (sizes[axes.index("y")], sizes[axes.index("x")])
         self.channels = sizes[axes.index("c")] if "c" in axes else 1
+        self.row_by_row = self._array.pieces[axes.index("x")] >= self.shape[1]
         kept: dict[str, Any] = {"b1": np.uint8, "f2": np.float32}
         self.dtype: np.dtype[Any] = np.dtype(kept.get(dtype.str[1:], dtype.newbyteorder("=")))
 

@@ -58,6 +58,8 @@ class Source(Protocol):
     """One name per channel, or none at all where the file does not name them."""
     plane_axes: tuple[tuple[str, int], ...]
     """Name and size of each axis that planes count through, the last one fastest; none where there is one plane."""
+    row_by_row: bool
+    """Whether what is decoded at once reaches across the image, so that boxes are best read in raster order."""
 
     @property
     def levels(self) -> list[tuple[int, int]]:

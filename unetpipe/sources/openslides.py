@@ -111,6 +111,7 @@ class OpenSlideSource:
     channels = 3
     channel_names: tuple[str, ...] = ()
     plane_axes: tuple[tuple[str, int], ...] = ()
+    row_by_row = False
     dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def __init__(self, path: Path, *, plane: int | None, level: int) -> None:

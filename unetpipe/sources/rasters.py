@@ -158,6 +158,7 @@ class RasterSource:
     pixel_sides_um: tuple[float, float] | None = None
     channel_names: tuple[str, ...] = ()
     plane_axes: tuple[tuple[str, int], ...] = ()
+    row_by_row = False
 
     def __init__(self, path: Path, *, plane: int | None, level: int, palette: Palette) -> None:
         self.path = path

@@ -192,6 +192,7 @@ class TiffSource:
         self._orientation = page.tags.valueof(274, 1)
         self._flips = _flips(page)
         self.shape = _upright_shape(page)
+        self.row_by_row = self._segments[0].side[1] >= page.shaped[3]
         self.channels = (1 if self._lut is None else 3) * len(pages) * self._samples
         dtype = {"b1": np.uint8, "f2": np.float32}.get(self._stored.str[1:], self._stored)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if self._lut is not None else dtype)
