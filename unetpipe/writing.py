@@ -1,8 +1,9 @@
 """Planes and pyramids written shard by shard: what is missing is made while what was made before is written."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
 
@@ -88,7 +89,7 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger, *, in_rows
     levels : sequence of Plane
         Finest first; each half the size of the one before, sides rounded up.
     make : callable
-        Gives the pixels of a shard's box of the finest level; called for each box at most once.
+        Gives the pixels of a shard's box of the finest level; called for each box at most once, by a thread of its own.
     ledger : Ledger
         Knows what is there.
     in_rows : bool
@@ -102,15 +103,30 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger, *, in_rows
     and 20,480 px width. What an interrupted run has written is read back only where something is still to be made of
     it.
     """
-    with ShardWriter(ledger) as writer:
+    shards = list(levels[0].iter_shards())
+    if not in_rows:
+        shards.sort(key=lambda shard: morton(shard[1], levels[0]))
+    missing = [box for name, box in shards if name not in ledger]
+    with closing(iter_ahead(make, missing)) as blocks, ShardWriter(ledger) as writer:
         pyramid = _Pyramid(levels, writer)
-        shards = levels[0].iter_shards()
-        for name, box in shards if in_rows else sorted(shards, key=lambda shard: morton(shard[1], levels[0])):
+        for name, box in shards:
             block = None
             if name not in ledger:
-                block = make(box)
+                block = next(blocks)
                 writer.write(levels[0], name, box, block)
             pyramid.finish(0, box, block)
+
+
+def iter_ahead(make: Make, boxes: Iterable[Box]) -> Generator[NDArray[Any], None, None]:
+    """The pixels of boxes: a thread makes the next ones while these are in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = deque[Future[NDArray[Any]]]()
+        for box in boxes:
+            coming.append(pool.submit(make, box))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def morton(box: Box, plane: Plane) -> int:
