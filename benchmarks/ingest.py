@@ -5,6 +5,7 @@ Run: python benchmarks/ingest.py [--side 20480] [--larger 2] [--turns 1] [--peer
 A tiled TIFF (JPEG, quality 85, tiles of 512 px) is made up on the spot and turned into OME-Zarr with a pyramid, each
 way in a process of its own: by `unetpipe ingest`, which also checks every pixel, sums up what it has written and brings
 it to the disk, and by `ome_zarr.writer.write_image` with its defaults and chunks of 512 px, fed by dask and tifffile.
+Both take turns, since a shared machine is slower at one time than at another; the ratio is the median of the turns.
 Peak memory is what the kernel counted. Then ours once more on an image `--larger` times as high and wide (0: not at
 all). Where the machine is busy with other things, CPU seconds tell more than the clock.
 For the peer: pip install --target DIR ome-zarr
@@ -94,12 +95,12 @@ def run(*words: str) -> tuple[float, float, float]:
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def measure(name: str, side: int, turns: int, command: Any) -> tuple[float, float, float]:
-    """Print and return the medians of wall and CPU seconds and the peak MB of some turns."""
-    found = [run(*command(turn)) for turn in range(turns)]
-    seconds, cpu = (statistics.median(one[i] for one in found) for i in (0, 1))
-    peak, rate = max(one[2] for one in found), 3 * side**2 / seconds / 1e6
-    print(f"{name:>12}{side:>8}{seconds:>10.1f}{cpu:>10.1f}{rate:>8.0f}{peak:>10.0f}", flush=True)
+def measure(name: str, side: int, command: tuple[str, ...]) -> tuple[float, float, float]:
+    """Print and return wall and CPU seconds and the peak MB of a command."""
+    seconds, cpu, peak = run(*command)
+    print(
+        f"{name:>12}{side:>8}{seconds:>10.1f}{cpu:>10.1f}{3 * side**2 / seconds / 1e6:>8.0f}{peak:>10.0f}", flush=True
+    )
     return seconds, cpu, peak
 
 
@@ -132,19 +133,23 @@ def main() -> None:
             convert = ("--convert", str(source), str(folder / f"peer{turn}.zarr"))
             return str(Path(__file__).resolve()), "--peers", options.peers, *convert
 
-        seconds, cpu, peak = measure("unetpipe", options.side, options.turns, ours)
-        if importlib.util.find_spec("ome_zarr") is None:
-            print("ome-zarr-py is not installed: pip install --target DIR ome-zarr, then --peers DIR")
+        has_peer = importlib.util.find_spec("ome_zarr") is not None
+        mine, others = [], []
+        for turn in range(options.turns):
+            mine.append(measure("unetpipe", options.side, ours(turn)))
+            if has_peer:
+                others.append(measure("ome-zarr-py", options.side, theirs(turn)))
+        if has_peer:
+            wall, cpu = (statistics.median(b[i] / a[i] for a, b in zip(mine, others, strict=True)) for i in (0, 1))
+            print(f"ome-zarr-py / unetpipe: {wall:.1f} by the clock, {cpu:.1f} in CPU time")
         else:
-            peer_seconds, peer_cpu, _ = measure("ome-zarr-py", options.side, options.turns, theirs)
-            print(
-                f"ome-zarr-py / unetpipe: {peer_seconds / seconds:.1f} by the clock, {peer_cpu / cpu:.1f} in CPU time"
-            )
+            print("ome-zarr-py is not installed: pip install --target DIR ome-zarr, then --peers DIR")
         if options.larger:
             source.unlink()
             source = folder / "large.tif"
             write_source(source, options.side * options.larger)
-            _, _, larger_peak = measure("unetpipe", options.side * options.larger, 1, ours)
+            _, _, larger_peak = measure("unetpipe", options.side * options.larger, ours(0))
+            peak = max(one[2] for one in mine)
             print(f"peak, larger / smaller: {larger_peak / peak:.2f}")
 
 
