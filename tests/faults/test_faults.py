@@ -3,6 +3,7 @@
 The first line of each test is its name in the table.
 """
 
+import fcntl
 import json
 import os
 import shlex
@@ -67,17 +68,28 @@ def freeze_writers(parent: int) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         for job in psutil.Process(parent).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                if locks(job):
+                if ledgers_of(job):
                     job.suspend()
                     frozen.append(job)
-                    if not locks(job):
+                    # It may have opened its ledger without the lock, or closed it since.
+                    if not any(map(is_locked, ledgers_of(job))):
                         frozen.pop().resume()
     return frozen
 
 
-def locks(job: psutil.Process) -> bool:
-    """Whether a process has a ledger open, which it locks at once and until its end."""
-    return any(file.path.endswith(".ledger") for file in job.open_files())
+def ledgers_of(job: psutil.Process) -> list[Path]:
+    """Ledgers that a process has open."""
+    return [Path(file.path) for file in job.open_files() if file.path.endswith(".ledger")]
+
+
+def is_locked(ledger: Path) -> bool:
+    """Whether a process holds a ledger."""
+    with ledger.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @numbers(20, 1)
