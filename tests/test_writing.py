@@ -34,7 +34,7 @@ def levels_of(folder: Path, shape: tuple[int, ...]) -> list[slides.Plane]:
 
 
 def written(
-    output: Path, pixels: np.ndarray, *, in_rows: bool, kill_behind: int | None = None
+    output: Path, pixels: np.ndarray, *, row_by_row: bool, kill_behind: int | None = None
 ) -> tuple[list[slides.Plane], list[Box]]:
     """A pyramid, and the boxes of the finest level that were asked for."""
     asked: list[Box] = []
@@ -47,7 +47,7 @@ def written(
         levels = levels_of(ledger.store, pixels.shape)
         if kill_behind is not None:
             limited(ledger, kill_behind)
-        write_levels(levels, make, ledger, in_rows=in_rows)
+        write_levels(levels, make, ledger, row_by_row=row_by_row)
         ledger.publish({})
     return levels, asked
 
@@ -64,40 +64,40 @@ def limited(ledger: Ledger, units: int) -> None:
     ledger.append = append  # type: ignore[method-assign]
 
 
-BOTH_ORDERS = pytest.mark.parametrize("in_rows", [True, False], ids=["in rows", "by quarters"])
+BOTH_ORDERS = pytest.mark.parametrize("row_by_row", [True, False], ids=["in rows", "by quarters"])
 
 
 @BOTH_ORDERS
 @pytest.mark.parametrize("shape", [(70, 100), (3, 33, 17), (1, 64), (5, 5), (2, 16, 48), (100, 9)])
 def test_levels_are_area_means_and_the_source_is_read_once(
-    tmp_path: Path, shape: tuple[int, ...], in_rows: bool
+    tmp_path: Path, shape: tuple[int, ...], row_by_row: bool
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    levels, asked = written(tmp_path / "weights" / "a.json", pixels, in_rows=in_rows)
+    levels, asked = written(tmp_path / "weights" / "a.json", pixels, row_by_row=row_by_row)
     for level, plane in enumerate(levels):
         np.testing.assert_array_equal(plane.read_whole(), exact_level(pixels, level))
     shards = [box for _, box in levels[0].iter_shards()]
-    assert (asked if in_rows else sorted(asked, key=lambda box: box.start)) == shards
+    assert (asked if row_by_row else sorted(asked, key=lambda box: box.start)) == shards
 
 
 def test_shards_are_made_quarter_by_quarter(tmp_path: Path) -> None:
-    _, asked = written(tmp_path / "weights" / "a.json", np.zeros((48, 80), np.uint8), in_rows=False)
+    _, asked = written(tmp_path / "weights" / "a.json", np.zeros((48, 80), np.uint8), row_by_row=False)
     places = [(box.start[0] // 16, box.start[1] // 16) for box in asked]
     upper = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
     assert places == [*upper, (2, 0), (2, 1), (2, 2), (2, 3), (0, 4), (1, 4), (2, 4)]
 
 
 @BOTH_ORDERS
-def test_killed_behind_any_unit_it_goes_on_and_gives_the_same_bytes(tmp_path: Path, in_rows: bool) -> None:
+def test_killed_behind_any_unit_it_goes_on_and_gives_the_same_bytes(tmp_path: Path, row_by_row: bool) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (40, 70), dtype=np.uint8)
     undisturbed = tmp_path / "0" / "weights" / "a.json"
-    levels, _ = written(undisturbed, pixels, in_rows=not in_rows)
+    levels, _ = written(undisturbed, pixels, row_by_row=not row_by_row)
     units = sum(len(list(plane.iter_shards())) for plane in levels)
     for count in range(1, units, 4):
         output = tmp_path / str(count) / "weights" / "a.json"
         with pytest.raises(Killed):
-            written(output, pixels, in_rows=in_rows, kill_behind=count)
-        _, asked = written(output, pixels, in_rows=in_rows)
+            written(output, pixels, row_by_row=row_by_row, kill_behind=count)
+        _, asked = written(output, pixels, row_by_row=row_by_row)
         assert len(asked) < 15, "what is there is not made again"
         assert output.read_bytes() == undisturbed.read_bytes()
         digests = [
@@ -121,12 +121,12 @@ def test_memory_holds_three_shards_of_each_level_or_half_a_row(tmp_path: Path, m
 
     monkeypatch.setattr(writing._Pyramid, "finish", finish)
     for height in (64, 256):
-        written(tmp_path / str(height) / "weights" / "a.json", np.zeros((height, 256), np.uint8), in_rows=True)
+        written(tmp_path / str(height) / "weights" / "a.json", np.zeros((height, 256), np.uint8), row_by_row=True)
         # 8 x 128 sums of 4 bytes of the next level, half of that of the one behind it, and so on.
         assert max(held) <= 4 * 8 * 128 * 2
     held.clear()
     for side in (256, 1024):
-        written(tmp_path / str(side) / "images" / "a.json", np.zeros((64, side), np.uint8), in_rows=False)
+        written(tmp_path / str(side) / "images" / "a.json", np.zeros((64, side), np.uint8), row_by_row=False)
         # Sums of 4 bytes of four, for the last one is there before they are put together; however wide.
         assert max(held) <= 4 * 8 * 8 * 4 * 3
 

@@ -79,7 +79,7 @@ def write_missing(plane: Plane, make: Make, ledger: Ledger) -> None:
                 writer.write(plane, name, box, make(box))
 
 
-def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger, *, in_rows: bool) -> None:
+def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger, *, row_by_row: bool) -> None:
     """Write the shards of an image pyramid that its ledger does not know.
 
     A pixel of a coarser level is the mean of all pixels of the finest one that it covers, rounded once.
@@ -92,7 +92,7 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger, *, in_rows
         Gives the pixels of a shard's box of the finest level; called for each box at most once, by a thread of its own.
     ledger : Ledger
         Knows what is there.
-    in_rows : bool
+    row_by_row : bool
         Whether boxes are asked for in raster order, else quarter by quarter, in Morton order.
 
     Notes
@@ -104,7 +104,7 @@ def write_levels(levels: Sequence[Plane], make: Make, ledger: Ledger, *, in_rows
     it.
     """
     shards = list(levels[0].iter_shards())
-    if not in_rows:
+    if not row_by_row:
         shards.sort(key=lambda shard: morton(shard[1], levels[0]))
     missing = [box for name, box in shards if name not in ledger]
     with closing(iter_ahead(make, missing)) as blocks, ShardWriter(ledger) as writer:

@@ -219,7 +219,7 @@ def copy_pixels(source: Source, channels: list[int], frame: Resampling, levels: 
     def make(box: Box) -> NDArray[Any]:
         return read(box) if frame.is_none else resampled(read, frame, box, levels[0])
 
-    write_levels(levels, make, ledger, in_rows=source.row_by_row)
+    write_levels(levels, make, ledger, row_by_row=source.row_by_row)
 
 
 def resampled(read: Callable[[Box], NDArray[Any]], frame: Resampling, box: Box, plane: Plane) -> NDArray[Any]:
