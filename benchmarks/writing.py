@@ -3,9 +3,10 @@
 Run: python benchmarks/writing.py [--side 4096] [--classes 2] [--runs 3]
 
 In MB of pixels per second of wall time, best of the runs, which take turns: two uint16 planes whose shards of 1,024 px
-hold 16 chunks of zstd 1 with checksums. Zarr gets whole shards, too, or strips of whole rows of them, so that it never
-reads what it writes. `Plane.write_shard` waits until a shard is durable and sums up its pixels; so each is held against
-its like: both with a digest and the wait for the disk, both without. Target: 1.7 times zarr's default, whole shards.
+hold 16 chunks of zstd 1 with checksums; ours in blocks of 64 KiB. Zarr gets whole shards, too, or strips of whole rows
+of them, so that it never reads what it writes. `Plane.write_shard` waits until a shard is durable and sums up its
+pixels; so each is held against its like: both with a digest and the wait for the disk, both without. Target: 1.7 times
+zarr's default, whole shards.
 """
 
 import argparse
