@@ -16,7 +16,6 @@ from unetpipe.metrics.thinning import thin_tables
 from unetpipe.outlines import joined, trace
 from unetpipe.phantoms import phantom_image, phantom_labels
 from unetpipe.polygons import paint, polygons_of, rectangles
-from unetpipe.pyramids import area_mean
 from unetpipe.specs import IGNORE
 from unetpipe.warp import deformed_patch, spline_coefficients
 from unetpipe.weights import border_weights
@@ -31,8 +30,6 @@ def compile_all() -> None:
     box = Box(start=(0, 0), stop=(SIDE, SIDE))
     image = phantom_image(box, shape=box.stop, seed=1, diameter_px=16.0).astype(np.float32)[None]
     labels = phantom_labels(box, shape=box.stop, seed=1, diameter_px=16.0)
-    for dtype in (np.uint8, np.uint16, np.float32):
-        area_mean(image.astype(dtype))
     weights, classes = border_weights(labels), (labels > 0).astype(np.uint8)
     deformation = draw_deformation(generator(1), shape=box.stop, input_px=SIDE, rotate=True, flip=True)
     coefficients = spline_coefficients(image)

@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 __all__ = ["area_mean", "level_shapes", "means_of", "nearest", "quad_sums"]
+
+# Rows that are added up at once, so that they stay in the cache.
+_STRIP = 128
 
 
 def level_shapes(shape: tuple[int, int], *, smallest: int = 256) -> list[tuple[int, int]]:
@@ -79,9 +81,13 @@ def quad_sums(block: NDArray[Any], *, level: int) -> NDArray[Any]:
     >>> quad_sums(np.array([[1, 2, 9], [3, 4, 9]], np.uint8), level=1).tolist()
     [[10, 18]]
     """
-    *leading, height, width = block.shape
-    sums = np.empty((*leading, -(-height // 2), -(-width // 2)), _type_of_sums(block.dtype, level))
-    _add_quads(np.ascontiguousarray(block).reshape(-1, height, width), sums.reshape(-1, *sums.shape[-2:]))
+    height, width = block.shape[-2:]
+    kind = _type_of_sums(block.dtype, level)
+    sums = np.empty((*block.shape[:-2], -(-height // 2), -(-width // 2)), kind)
+    for top in range(0, height, _STRIP):
+        strip = block[..., top : top + _STRIP, :]
+        rows = _added(strip[..., ::2, :], strip[..., 1::2, :], kind)
+        sums[..., top // 2 : (top + _STRIP) // 2, :] = _added(rows[..., ::2], rows[..., 1::2], kind)
     return sums
 
 
@@ -116,9 +122,18 @@ def means_of(
         np.minimum(1 << level, n - (np.arange(start, start + size) << level))
         for n, start, size in zip(whole, origin, sums.shape[-2:], strict=True)
     )
-    means = np.empty(sums.shape, dtype)
-    divide = _rounded if dtype.kind == "u" else _divided
-    divide(sums.reshape(-1, *sums.shape[-2:]), rows, columns, 2 * level, means.reshape(-1, *sums.shape[-2:]))
+    covered = rows[:, None] * columns
+    if dtype.kind != "u":
+        return np.asarray(sums / covered, dtype)
+    means, kind = np.empty(sums.shape, dtype), sums.dtype.type
+    for top in range(0, sums.shape[-2], _STRIP):
+        rounded = sums[..., top : top + _STRIP, :] + kind(1 << (2 * level - 1))
+        rounded >>= kind(2 * level)
+        means[..., top : top + _STRIP, :] = rounded
+    for edge in ((slice(-1, None), slice(None)), (slice(None), slice(-1, None))):
+        if covered[edge].size and (covered[edge] < 1 << (2 * level)).any():
+            fewer = covered[edge].astype(np.uint64)
+            means[..., *edge] = (2 * sums[..., *edge].astype(np.uint64) + fewer) // (2 * fewer)
     return means
 
 
@@ -152,51 +167,8 @@ def _type_of_sums(dtype: np.dtype[Any], level: int) -> type[np.generic]:
     return np.uint32 if level <= 8 else np.uint64
 
 
-@njit(cache=True, nogil=True)
-def _add_quads(block: NDArray[Any], sums: NDArray[Any]) -> None:
-    """Fill sums, (N, y, x), from block, (N, Y, X), always adding in the same order."""
-    count, height, width = block.shape
-    kind = sums.dtype.type
-    for n in range(count):
-        for y in range(sums.shape[1]):
-            upper, out, is_odd = block[n, 2 * y], sums[n, y], 2 * y + 1 == height
-            lower = block[n, 2 * y if is_odd else 2 * y + 1]
-            if is_odd:
-                for x in range(width // 2):
-                    out[x] = kind(upper[2 * x]) + kind(upper[2 * x + 1])
-            else:
-                for x in range(width // 2):
-                    out[x] = kind(upper[2 * x]) + kind(upper[2 * x + 1]) + kind(lower[2 * x]) + kind(lower[2 * x + 1])
-            if width % 2:
-                out[width // 2] = kind(upper[width - 1]) + (kind(0) if is_odd else kind(lower[width - 1]))
-
-
-@njit(cache=True, nogil=True)
-def _rounded(
-    sums: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64], bits: int, means: NDArray[Any]
-) -> None:
-    """Fill means, (N, Y, X), with sums over rows times columns, rounded half up; 2^bits of them but at the edges."""
-    kind = sums.dtype.type
-    shift, half, full = kind(bits), kind(1 << (bits - 1)), np.int64(1) << (bits // 2)
-    for n in range(sums.shape[0]):
-        for y in range(sums.shape[1]):
-            source, out = sums[n, y], means[n, y]
-            inside = sums.shape[2] if columns[-1] == full else sums.shape[2] - 1
-            if rows[y] != full:
-                inside = 0
-            for x in range(inside):
-                out[x] = (source[x] + half) >> shift
-            for x in range(inside, sums.shape[2]):
-                covered = np.uint64(rows[y] * columns[x])
-                out[x] = (np.uint64(2) * np.uint64(source[x]) + covered) // (np.uint64(2) * covered)
-
-
-@njit(cache=True, nogil=True)
-def _divided(
-    sums: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64], bits: int, means: NDArray[Any]
-) -> None:
-    """Fill means, (N, Y, X), with sums over rows times columns."""
-    for n in range(sums.shape[0]):
-        for y in range(sums.shape[1]):
-            for x in range(sums.shape[2]):
-                means[n, y, x] = sums[n, y, x] / (rows[y] * columns[x])
+def _added(first: NDArray[Any], second: NDArray[Any], kind: type[np.generic]) -> NDArray[Any]:
+    """Sums of (..., y, x) arrays of one type; what the first one has more along an axis stays alone."""
+    sums = first.astype(kind)
+    sums[..., : second.shape[-2], : second.shape[-1]] += second
+    return sums

@@ -26,7 +26,7 @@ __all__ = ["COMPRESSORS", "FAULTS", "ShardTable", "encoded_shard", "in_threads"]
 LEVEL = 1
 # Blocks of a window hold a channel of a chunk of 8 bits, and so does a table of entropies: images of several channels
 # become 1 to 6 % smaller than by the level alone. Matches shorter than 7 bytes are chance in noise, and cost time.
-PARAMETERS = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=16, hash_log=13, min_match=7)
+PARAMETERS = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=16, hash_log=10, min_match=7)
 COMPRESSORS = (ZstdCodec(level=LEVEL), Crc32cCodec())
 """The codecs of a chunk, for `zarr.create_array`."""
 FAULTS = (ValueError, RuntimeError, OSError, struct.error)

@@ -17,7 +17,7 @@ from unetpipe.slides import Plane
 
 __all__ = ["ShardWriter", "write_levels", "write_missing"]
 
-AT_ONCE = 2
+AT_ONCE = 3
 
 Make = Callable[[Box], NDArray[Any]]
 
@@ -25,7 +25,7 @@ Make = Callable[[Box], NDArray[Any]]
 class ShardWriter:
     """Writes shards in threads of its own, and records each when it is durable, in the order given.
 
-    Two at a time: while one waits for the disk, the other is encoded.
+    Three at a time: while one or two wait for the disk, another is encoded.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class ShardWriter:
                 self.record_first()
 
     def write(self, plane: Plane, name: str, box: Box, block: NDArray[Any]) -> None:
-        """Write the pixels of a shard, as `Plane.iter_shards` names it; return when at most two are not yet written."""
+        """Write the pixels of a shard, as `Plane.iter_shards` names it; return when at most three are not yet written."""
         self.pending.append((name, self.pool.submit(plane.write_shard, box, block)))
         # A shard waits in the pool, so that its threads go on while this one records.
         while len(self.pending) > AT_ONCE:
