@@ -81,13 +81,14 @@ def quad_sums(block: NDArray[Any], *, level: int) -> NDArray[Any]:
     >>> quad_sums(np.array([[1, 2, 9], [3, 4, 9]], np.uint8), level=1).tolist()
     [[10, 18]]
     """
+    block = np.ascontiguousarray(block)
     height, width = block.shape[-2:]
     kind = _type_of_sums(block.dtype, level)
     sums = np.empty((*block.shape[:-2], -(-height // 2), -(-width // 2)), kind)
     for top in range(0, height, _STRIP):
         strip = block[..., top : top + _STRIP, :]
-        rows = _added(strip[..., ::2, :], strip[..., 1::2, :], kind)
-        sums[..., top // 2 : (top + _STRIP) // 2, :] = _added(rows[..., ::2], rows[..., 1::2], kind)
+        pairs = _pair_sums(strip, kind)
+        sums[..., top // 2 : (top + _STRIP) // 2, :] = _added(pairs[..., ::2, :], pairs[..., 1::2, :], kind)
     return sums
 
 
@@ -165,6 +166,18 @@ def _type_of_sums(dtype: np.dtype[Any], level: int) -> type[np.generic]:
     if dtype == (np.uint8 if level == 1 else np.uint16) and level <= 4:
         return np.uint16
     return np.uint32 if level <= 8 else np.uint64
+
+
+def _pair_sums(rows: NDArray[Any], kind: type[np.generic]) -> NDArray[Any]:
+    """Sums of two neighbours along x, (..., y, x); a last one stays alone."""
+    bits = 8 * rows.itemsize
+    if rows.dtype.kind != "u" or rows.shape[-1] % 2 or 2 * rows.itemsize != np.dtype(kind).itemsize:
+        return _added(rows[..., ::2], rows[..., 1::2], kind)
+    # Two numbers read as one of twice the size take half the time, since all lie side by side.
+    both: NDArray[Any] = rows.view(kind)
+    sums: NDArray[Any] = both & np.array((1 << bits) - 1, kind)
+    sums += both >> np.array(bits, kind)
+    return sums
 
 
 def _added(first: NDArray[Any], second: NDArray[Any], kind: type[np.generic]) -> NDArray[Any]:
