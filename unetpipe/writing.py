@@ -49,7 +49,7 @@ class ShardWriter:
                 self.record_first()
 
     def write(self, plane: Plane, name: str, box: Box, block: NDArray[Any]) -> None:
-        """Write the pixels of a shard, as `Plane.iter_shards` names it; return when at most three are not yet written."""
+        """Write the pixels of a shard, as `Plane.iter_shards` names it; return when at most three are not written."""
         self.pending.append((name, self.pool.submit(plane.write_shard, box, block)))
         # A shard waits in the pool, so that its threads go on while this one records.
         while len(self.pending) > AT_ONCE:
