@@ -167,7 +167,10 @@ def core_basins(
         )
     arrays = np.ascontiguousarray(labels), np.ascontiguousarray(heights)
     where = *core.start, image_width, connectivity
-    found, ends = _uphill(*arrays, *where)
+    found, ends = np.zeros(core.shape, np.uint32), np.zeros((0, 4), np.int64)
+    # Most cores of many slides are empty.
+    if labels.any():
+        found, ends = _uphill(*arrays, *where)
     passes = np.empty((_passes(found, *arrays, *where, np.empty((0, 5), np.int64)), 5), np.int64)
     _passes(found, *arrays, *where, passes)
     inside = passes[:, 1] > 0

@@ -106,16 +106,24 @@ def four_connected(labels: Plane, unfinished: Unfinished) -> Plane:
 
 def stored(labels: Stitched, like: Plane, unfinished: Unfinished, name: str) -> Plane:
     """Labels as an array on disk, beside what is kept of an unfinished stage."""
-    folder = unfinished.folder / name
-    plane = create_plane(folder, shape=like.shape, dtype=np.uint32, shard_side=like.shard_side)
+    plane = beside(like, unfinished, name)
     for number, (_, box) in enumerate(labels.cores):
-        # A shard gets its name when it is whole: one that has it need not be made.
-        is_new = not plane.shard_path((box.start[0] // plane.shard_side, box.start[1] // plane.shard_side)).is_file()
+        is_new = not is_there(plane, box)
         if is_new:
-            plane.write_shard(box, labels.block(number), draft=name)
-            plane.take_draft(box, name)
+            plane.write_shard(box, labels.block(number))
         unfinished.passed(box, is_new=is_new)
     return plane
+
+
+def beside(like: Plane, unfinished: Unfinished, name: str) -> Plane:
+    """An array for labels in the cores of another one, among what is kept of an unfinished stage."""
+    folder = unfinished.folder / name
+    return create_plane(folder, shape=like.shape, dtype=np.uint32, shard_side=like.shard_side)
+
+
+def is_there(plane: Plane, box: Box) -> bool:
+    """Whether a shard is written; it gets its name when it is whole."""
+    return plane.shard_path((box.start[0] // plane.shard_side, box.start[1] // plane.shard_side)).is_file()
 
 
 def instances_of(
@@ -224,12 +232,20 @@ def split(
         keys: dict[str, Any] = {"core": box, "image_width": shape[1], "connectivity": spec.connectivity, "depth": depth}
         return core_basins(around_own, around_heights, **keys)
 
-    def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
+    # Finding basins takes half of the time of all: those of the first pass are kept for the second.
+    kept = beside(whole, unfinished, "basins")
+
+    def recorded(box: Box) -> dict[str, NDArray[Any]]:
         labels, record = basins(box)
-        return labels, record.components.count
+        kept.write_shard(box, labels)
+        return record.to_arrays()
+
+    def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
+        labels = kept.read(box) if is_there(kept, box) else basins(box)[0]
+        return labels, int(labels.max())
 
     cores = tuple(whole.iter_shards())
-    found = unfinished.each("basins", [box for _, box in cores], lambda box: basins(box)[1].to_arrays())
+    found = unfinished.each("basins-cores", [box for _, box in cores], recorded)
     records = [CoreBasins.from_arrays(arrays) for arrays in found]
     objects = resolve_basins(records, depth=depth, min_area_px=min_area_px)
     return Stitched(objects=objects, cores=cores, labelled=labelled)

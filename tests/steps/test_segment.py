@@ -375,6 +375,19 @@ def test_no_core_is_computed_twice_but_the_one_in_flight(
     assert_same(output, whole.path)
 
 
+def test_basins_are_found_once_and_again_only_where_they_are_lost(
+    tmp_path: Path, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch)
+    whole = segmented(tmp_path / "one", blobs, 64, split="distance")
+    cores = len(list(open_plane(whole.store / "instances" / "0").iter_shards()))
+    assert calls["core_basins"] == cores > 1
+    monkeypatch.setattr("unetpipe.stitching.is_there", lambda plane, box: False)
+    again = segmented(tmp_path / "two", blobs, 64, split="distance")
+    assert calls["core_basins"] == 3 * cores
+    assert_same(again.path, whole.path)
+
+
 def test_what_is_kept_and_damaged_is_computed_again(
     tmp_path: Path, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
