@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unetpipe.errors import SourceError
 from unetpipe.geometry import Box
+from unetpipe.pyramids import means_of, quad_sums
 from unetpipe.sources.images import Source, open_source
 
 Array = NDArray[Any]
@@ -23,6 +24,12 @@ def noise(*shape: int, dtype: Any = np.uint8) -> Array:
         return rng.normal(size=shape).astype(dtype)
     info = np.iinfo(dtype)
     return rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True) // 3 * 3
+
+
+def area_mean(block: Array) -> Array:
+    """The next level of a pyramid of (..., Y, X) pixels."""
+    height, width = block.shape[-2:]
+    return means_of(quad_sums(block, level=1), level=1, origin=(0, 0), whole=(height, width), dtype=block.dtype)
 
 
 def whole(source: Source, band: int = 10**9) -> Array:

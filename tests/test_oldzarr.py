@@ -11,11 +11,11 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from imagefiles import noise, whole
+from imagefiles import area_mean, noise, whole
 from unetpipe.errors import StoreError
 from unetpipe.multiscales import write_multiscale
 from unetpipe.oldzarr import write_old_pyramid
-from unetpipe.pyramids import area_mean, nearest
+from unetpipe.pyramids import nearest
 from unetpipe.slides import create_plane
 from unetpipe.sources.images import open_source
 

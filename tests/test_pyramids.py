@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from imagefiles import exact_level
-from unetpipe.pyramids import area_mean, level_shapes, means_of, nearest, quad_sums
+from imagefiles import area_mean, exact_level
+from unetpipe.pyramids import level_shapes, means_of, nearest, quad_sums
 
 
 @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])

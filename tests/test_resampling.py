@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagefiles import area_mean
 from unetpipe.errors import GeometryError
 from unetpipe.geometry import Box
-from unetpipe.pyramids import area_mean
 from unetpipe.resampling import Resampling
 
 FACTORS = [2.0, 3.0, 4 / 3, 2.2, 0.5 / 0.2271, 7.31, 0.5, 1 / 3, 0.8, 0.2271 / 0.5]

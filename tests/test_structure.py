@@ -51,7 +51,8 @@ FOREIGN: dict[int, set[str]] = {
     0: set(),
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
-    3: {"numpy", "zarr", "google_crc32c", "tifffile", "imagecodecs", "safetensors", "torch", "openslide", "pyarrow"},
+    3: {"numpy", "zarr", "google_crc32c", "zstandard", "tifffile", "imagecodecs", "safetensors", "torch", "openslide"}
+    | {"pyarrow"},
     4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }
@@ -62,6 +63,7 @@ ONLY_IN = {
     "pydantic": {"parsing"},
     "safetensors": {"checkpoints"},
     "typer": {"cli"},
+    "zstandard": {"shards"},
 }
 # Modules that are named at run time, which no look at imports sees, and why.
 NAMED_AT_RUN_TIME = {

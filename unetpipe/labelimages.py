@@ -3,10 +3,13 @@
 from itertools import pairwise
 from typing import Any
 
+from numpy.typing import NDArray
+
+from unetpipe.geometry import Box
 from unetpipe.ledgers import Ledger
 from unetpipe.multiscales import write_multiscale
 from unetpipe.pyramids import level_shapes, nearest
-from unetpipe.slides import Plane, coarser_block, create_plane
+from unetpipe.slides import Plane, create_plane
 
 __all__ = ["write_label_pyramid"]
 
@@ -34,5 +37,11 @@ def write_label_pyramid(plane: Plane, ledger: Ledger, name: str, keys: dict[str,
     for finer, coarser in pairwise([plane, *coarse]):
         for unit, box in coarser.iter_shards():
             if f"{name}/{unit}" not in ledger:
-                ledger.append(f"{name}/{unit}", coarser.write_shard(box, coarser_block(finer, box, nearest)))
+                ledger.append(f"{name}/{unit}", coarser.write_shard(box, coarser_block(finer, box)))
     write_multiscale(group, name=name, shapes=list(shapes), centred=False, label=True, **keys)
+
+
+def coarser_block(finer: Plane, box: Box) -> NDArray[Any]:
+    """The labels of a box in the next coarser level, made of the finer one."""
+    start, stop = (box.start[0] * 2, box.start[1] * 2), (box.stop[0] * 2, box.stop[1] * 2)
+    return nearest(finer.read(Box(start=start, stop=stop).clipped(finer.shape)))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["area_mean", "level_shapes", "means_of", "nearest", "quad_sums"]
+__all__ = ["level_shapes", "means_of", "nearest", "quad_sums"]
 
 # Rows that are added up at once, so that they stay in the cache.
 _STRIP = 128
@@ -35,29 +35,6 @@ def level_shapes(shape: tuple[int, int], *, smallest: int = 256) -> list[tuple[i
     while max(shapes[-1]) > smallest:
         shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
     return shapes
-
-
-def area_mean(block: NDArray[Any]) -> NDArray[Any]:
-    """Half the size of an image, by the mean of 2 x 2 px.
-
-    Parameters
-    ----------
-    block : (..., Y, X) array
-        Unsigned integers of up to 16 bits, or floats.
-
-    Returns
-    -------
-    (..., y, x) array
-        Of the same type, y and x rounded up. An odd last row or column is averaged over what is there. Integers are
-        rounded half up.
-
-    Examples
-    --------
-    >>> area_mean(np.array([[1, 2, 9], [3, 4, 9]], np.uint8)).tolist()
-    [[3, 9]]
-    """
-    whole = (block.shape[-2], block.shape[-1])
-    return means_of(quad_sums(block, level=1), level=1, origin=(0, 0), whole=whole, dtype=block.dtype)
 
 
 def quad_sums(block: NDArray[Any], *, level: int) -> NDArray[Any]:

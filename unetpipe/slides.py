@@ -6,7 +6,7 @@ digest of its decoded pixels.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from unetpipe.shards import COMPRESSORS, FAULTS, ShardTable, encoded_shard, in_t
 
 __all__ = [
     "Plane",
-    "coarser_block",
     "create_plane",
     "default_shard_side",
     "digest_of",
@@ -329,9 +328,3 @@ def _is_own(array: Any) -> bool:
     as_written = ShardingCodec(chunk_shape=chunks, codecs=(whole, *COMPRESSORS)).to_dict()
     keys = {"name": "default", "configuration": {"separator": "/"}}
     return bool(metadata.codecs[0].to_dict() == as_written and metadata.chunk_key_encoding.to_dict() == keys)
-
-
-def coarser_block(finer: Plane, box: Box, reduce: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    """The pixels of `box` in the next coarser level, made of the finer one by `area_mean` or `nearest`."""
-    start, stop = (box.start[0] * 2, box.start[1] * 2), (box.stop[0] * 2, box.stop[1] * 2)
-    return np.ascontiguousarray(reduce(finer.read(Box(start=start, stop=stop).clipped(finer.shape))))

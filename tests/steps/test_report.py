@@ -16,12 +16,13 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from imagefiles import area_mean
 from unetpipe import figures
 from unetpipe.errors import Interrupted
 from unetpipe.figures import PREDICTION, TRUTH
 from unetpipe.ledgers import open_ledger
 from unetpipe.manifests import Manifest, read_manifest
-from unetpipe.pyramids import area_mean, level_shapes, nearest
+from unetpipe.pyramids import level_shapes, nearest
 from unetpipe.slides import Plane, create_plane
 from unetpipe.specs import (
     AnnotateSpec,
