@@ -36,7 +36,7 @@ __all__ = ["TiffSource"]
 # tifffile reports what it tolerates to its logger, which prints to stderr; here damage is an error or nothing.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-_CACHE_BYTES = 64 * 2**20
+_CACHE_BYTES = 32 * 2**20
 _MOST_LEVELS = 64
 
 
@@ -101,7 +101,7 @@ class TiffSource:
     -----
     The main image is the largest one; label, macro and thumbnail are not read. Alpha is dropped. Grey values are as
     stored also where the file calls 0 white. Orientation (tag 274) is applied. Decoded segments are kept up to
-    64 MiB, or up to those that meet one row of the image if that is more, at most 512 MiB together with what it takes
+    32 MiB, or up to those that meet one row of the image if that is more, at most 512 MiB together with what it takes
     to decode the next one. Not for several threads.
     """
 
