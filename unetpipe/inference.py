@@ -98,9 +98,9 @@ def source_boxes(forward: "Forward", cores: Iterable[Box]) -> Iterator[Box]:
         return [(box.start[axis], box.stop[axis]) for box in boxes]
 
     for core in cores:
-        rows, columns = (spans(axis, core.start[axis], core.stop[axis]) for axis in (0, 1))
-        for (top, bottom), (left, right) in zip(rows, columns, strict=True):
-            yield Box(start=(top, left), stop=(bottom, right))
+        (top, left), (bottom, right) = core.start, core.stop
+        for (y0, y1), (x0, x1) in zip(spans(0, top, bottom), spans(1, left, right), strict=True):
+            yield Box(start=(y0, x0), stop=(y1, x1))
 
 
 def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[np.float32]:

@@ -240,10 +240,10 @@ def shard_boxes(name: str, shape: tuple[int, int], side: int | None = None) -> I
         Side of a shard in px; by default the one that `create_plane` takes.
     """
     step = side or default_shard_side(shape)
-    for y in range(0, shape[0], step):
-        for x in range(0, shape[1], step):
-            stop = (min(y + step, shape[0]), min(x + step, shape[1]))
-            yield f"{name}/{y // step}/{x // step}", Box(start=(y, x), stop=stop)
+    rows, columns = ([(start, min(start + step, n)) for start in range(0, n, step)] for n in shape)
+    for row, (y0, y1) in enumerate(rows):
+        for column, (x0, x1) in enumerate(columns):
+            yield f"{name}/{row}/{column}", Box(start=(y0, x0), stop=(y1, x1))
 
 
 def default_shard_side(shape: tuple[int, ...]) -> int:
