@@ -402,7 +402,8 @@ def test_work_on_a_full_disk_goes_on_when_there_is_room(
     goes_on: bool,
 ) -> None:
     disk, resize = small_disk
-    pixels = np.random.default_rng(0).integers(0, 256, (1100, 1500)).astype(np.uint8)
+    # Six shards of 300 kB and more: three are written at a time, and one is recorded before a fifth is begun.
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 6000)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     tifffile.imwrite(tmp_path / "labels.tif", pixels // 128)
     images, labels, weights, patches = (tmp_path / n / "a.json" for n in ("images", "labels", "weights", "patches"))
