@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetpipe.basins import REACH, STEPS, CoreBasins, core_basins, distance_heights, resolve_basins
+from unetpipe.errors import StoreError
 from unetpipe.geometry import Box
 from unetpipe.instances import CoreComponents, Objects, core_components, relabelled, resolve
 from unetpipe.labelling import Connectivity, label_core
@@ -108,7 +109,8 @@ def stored(labels: Stitched, like: Plane, unfinished: Unfinished, name: str) -> 
     """Labels as an array on disk, beside what is kept of an unfinished stage."""
     plane = beside(like, unfinished, name)
     for number, (_, box) in enumerate(labels.cores):
-        is_new = not is_there(plane, box)
+        # A shard gets its name when it is whole: one that has it need not be made.
+        is_new = not plane.shard_path((box.start[0] // plane.shard_side, box.start[1] // plane.shard_side)).is_file()
         if is_new:
             plane.write_shard(box, labels.block(number))
         unfinished.passed(box, is_new=is_new)
@@ -119,11 +121,6 @@ def beside(like: Plane, unfinished: Unfinished, name: str) -> Plane:
     """An array for labels in the cores of another one, among what is kept of an unfinished stage."""
     folder = unfinished.folder / name
     return create_plane(folder, shape=like.shape, dtype=np.uint32, shard_side=like.shard_side)
-
-
-def is_there(plane: Plane, box: Box) -> bool:
-    """Whether a shard is written; it gets its name when it is whole."""
-    return plane.shard_path((box.start[0] // plane.shard_side, box.start[1] // plane.shard_side)).is_file()
 
 
 def instances_of(
@@ -241,7 +238,11 @@ def split(
         return record.to_arrays()
 
     def labelled(box: Box) -> tuple[NDArray[np.uint32], int]:
-        labels = kept.read(box) if is_there(kept, box) else basins(box)[0]
+        try:
+            labels = kept.read(box)
+        except StoreError:
+            # Lost or damaged since.
+            labels, _ = basins(box)
         return labels, int(labels.max())
 
     cores = tuple(whole.iter_shards())

@@ -20,11 +20,12 @@ from scipy import ndimage
 from skimage.measure import regionprops
 
 from unetpipe.errors import ConfigError, ModelError, StoreError
+from unetpipe.geometry import Box
 from unetpipe.ledgers import Ledger, open_ledger
 from unetpipe.manifests import Manifest, read_manifest
 from unetpipe.pyramids import nearest
 from unetpipe.signals import asked
-from unetpipe.slides import create_plane, open_plane
+from unetpipe.slides import Plane, create_plane, open_plane
 from unetpipe.specs import IngestSpec, PredictSpec, SegmentSpec, canonical_json
 from unetpipe.steps.segment import segment
 
@@ -375,14 +376,23 @@ def test_no_core_is_computed_twice_but_the_one_in_flight(
     assert_same(output, whole.path)
 
 
-def test_basins_are_found_once_and_again_only_where_they_are_lost(
+def test_basins_are_found_once_and_again_only_where_they_are_damaged(
     tmp_path: Path, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch)
     whole = segmented(tmp_path / "one", blobs, 64, split="distance")
     cores = len(list(open_plane(whole.store / "instances" / "0").iter_shards()))
     assert calls["core_basins"] == cores > 1
-    monkeypatch.setattr("unetpipe.stitching.is_there", lambda plane, box: False)
+    write_shard = Plane.write_shard
+
+    def write_and_damage(plane: Plane, box: Box, block: np.ndarray) -> str:
+        digest = write_shard(plane, box, block)
+        if plane.folder.name == "basins":
+            y, x = (start // plane.shard_side for start in box.start)
+            plane.shard_path((y, x)).write_bytes(bytes(100))
+        return digest
+
+    monkeypatch.setattr(Plane, "write_shard", write_and_damage)
     again = segmented(tmp_path / "two", blobs, 64, split="distance")
     assert calls["core_basins"] == 3 * cores
     assert_same(again.path, whole.path)
