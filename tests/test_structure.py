@@ -51,8 +51,18 @@ FOREIGN: dict[int, set[str]] = {
     0: set(),
     1: {"numpy", "scipy", "numba"},
     2: {"numpy", "torch", "dask", "onnxruntime"},
-    3: {"numpy", "zarr", "google_crc32c", "zstandard", "tifffile", "imagecodecs", "safetensors", "torch", "openslide"}
-    | {"pyarrow"},
+    3: {
+        "numpy",
+        "zarr",
+        "google_crc32c",
+        "zstandard",
+        "tifffile",
+        "imagecodecs",
+        "safetensors",
+        "torch",
+        "openslide",
+        "pyarrow",
+    },
     4: {"numpy", "pandas", "torch", "tifffile", "imagecodecs", "jinja2", "pydantic", "yaml", "zarr"},
     5: {"typer"},
 }

@@ -24,9 +24,10 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 __all__ = ["COMPRESSORS", "FAULTS", "ShardTable", "encoded_shard", "in_threads"]
 
 LEVEL = 1
-# Blocks of a window hold a channel of a chunk of 8 bits, and so does a table of entropies: images of several channels
-# become 1 to 6 % smaller than by the level alone. Matches shorter than 7 bytes are chance in noise, and cost time.
-PARAMETERS = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=16, hash_log=10, min_match=7)
+# A block is as large as the window: one channel of a chunk of 8 bits, which gets a code of its own; images of several
+# channels become 1 to 6 % smaller than by the level alone. Matches shorter than 7 bytes are chance in noise and cost
+# time, as does a table of matches that takes the processor's cache from the pixels.
+ENCODER = zstandard.ZstdCompressionParameters.from_level(LEVEL, window_log=16, hash_log=10, min_match=7)
 COMPRESSORS = (ZstdCodec(level=LEVEL), Crc32cCodec())
 """The codecs of a chunk, for `zarr.create_array`."""
 FAULTS = (ValueError, RuntimeError, OSError, struct.error)
@@ -99,7 +100,7 @@ def _encoded(chunk: NDArray[Any] | None) -> bytes:
     if chunk is None:
         return b""
     plain = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<"))
-    body = zstandard.ZstdCompressor(compression_params=PARAMETERS).compress(plain.data.cast("B"))
+    body = zstandard.ZstdCompressor(compression_params=ENCODER).compress(plain.data.cast("B"))
     return body + _checksum(body)
 
 
