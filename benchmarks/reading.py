@@ -8,6 +8,7 @@ values, which compresses to a third; and how often each chunk is decoded. Also h
 """
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,27 +20,29 @@ import torch
 from torch import nn
 
 from unetpipe.geometry import Box, NetGeometry, TileGrid, unet_geometry
-from unetpipe.inference import Forward, read_window, source_box, source_boxes
+from unetpipe.inference import Forward, source_boxes
+from unetpipe.mirroring import source_box
 from unetpipe.planning import CACHE_BYTES
 from unetpipe.reading import SharedReader
 from unetpipe.slides import Plane, create_plane, shard_boxes
 
 
-def best(call: Callable[[], object], runs: int) -> float:
-    """Least processor time of some runs: other work may run beside."""
-    taken = []
+def best(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
+    """Least processor time of some runs of each call, by turns: other work may run beside."""
+    taken = dict.fromkeys(calls, math.inf)
     for _ in range(runs):
-        start = time.process_time()
-        call()
-        taken.append(time.process_time() - start)
-    return min(taken)
+        for what, call in calls.items():
+            start = time.process_time()
+            call()
+            taken[what] = min(taken[what], time.process_time() - start)
+    return taken
 
 
 def with_context(plane: Plane, grid: TileGrid, most_bytes: int) -> SharedReader:
     """Read all windows, mirrored at the border."""
     shared = SharedReader(plane, [source_box(t.window, plane.shape) for t in grid], most_bytes=most_bytes)
     for tile in grid:
-        read_window(shared.read, plane.shape, tile.window)
+        shared.read(tile.window)
     return shared
 
 
@@ -80,17 +83,18 @@ def main() -> None:
         again = with_context(plane, grid, 0)
         print(f"chunks {shared.uses.size}, decoded {shared.decoded}, without memory for them {again.decoded}")
         megabytes = 3 * side**2 / 1e6
-        rates = {
-            "whole rows": best(lambda: whole_rows(plane, core), options.runs),
-            "windows": best(lambda: with_context(plane, grid, CACHE_BYTES), options.runs),
-            "windows, chunks decoded again": best(lambda: with_context(plane, grid, 0), options.runs),
-            "map_overlap": best(lambda: by_dask(plane, core, geometry.context), options.runs),
+        calls: dict[str, Callable[[], object]] = {
+            "whole rows": lambda: whole_rows(plane, core),
+            "windows": lambda: with_context(plane, grid, CACHE_BYTES),
+            "windows, chunks decoded again": lambda: with_context(plane, grid, 0),
+            "map_overlap": lambda: by_dask(plane, core, geometry.context),
         }
-        for what, taken in rates.items():
-            print(f"{what}: {megabytes / taken:.0f} MB/s")
-        print(f"windows / whole rows {rates['whole rows'] / rates['windows']:.2f}")
-        print(f"windows / map_overlap {rates['map_overlap'] / rates['windows']:.2f}")
-    print(f"work of 100,000 cores listed in {best(lambda: listed(geometry), options.runs):.2f} s")
+        taken = best(calls, options.runs)
+        for what, seconds in taken.items():
+            print(f"{what}: {megabytes / seconds:.0f} MB/s")
+        print(f"windows / whole rows {taken['whole rows'] / taken['windows']:.2f}")
+        print(f"windows / map_overlap {taken['map_overlap'] / taken['windows']:.2f}")
+    print(f"work of 100,000 cores listed in {best({'': lambda: listed(geometry)}, options.runs)['']:.2f} s")
 
 
 def listed(geometry: NetGeometry) -> None:

@@ -44,6 +44,20 @@ def test_every_stage_explains_itself(verb: str) -> None:
     assert "--spec" in found.stdout
 
 
+def test_reads_that_nobody_waits_for_are_not_told_behind_an_error() -> None:
+    """zarr leaves them when a chunk is damaged; its loop is closed at exit."""
+    program = (
+        "import asyncio, logging; from unetpipe import cli; loop = asyncio.new_event_loop();"
+        "{}; loop.create_task(asyncio.sleep(9)); loop.run_until_complete(asyncio.sleep(0)); loop.close();"
+        "logging.basicConfig(format='unetpipe: %(message)s'); cli.end('chunk is damaged', 2)"
+    )
+    found = subprocess.run([sys.executable, "-c", program.format("0")], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (2, "unetpipe: chunk is damaged\n")
+    heard = "logging.Logger.setLevel = lambda logger, level: None"
+    found = subprocess.run([sys.executable, "-c", program.format(heard)], capture_output=True, text=True, check=False)
+    assert "Task was destroyed" in found.stderr, "or the test shows nothing"
+
+
 def test_version() -> None:
     assert unetpipe("--version").stdout.strip() == __version__
 

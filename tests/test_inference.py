@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from unetpipe import inference
 from unetpipe.errors import GeometryError, ModelError
-from unetpipe.geometry import Box, TileGrid, mirror, unet_geometry
-from unetpipe.inference import Forward, predict_image, predict_tiles, read_window, source_box, source_boxes
+from unetpipe.geometry import Box, TileGrid, unet_geometry
+from unetpipe.inference import Forward, predict_image, predict_tiles, source_boxes
+from unetpipe.mirroring import source_box, window_of
 from unetpipe.networks import build_network
 from unetpipe.specs import UnetSpec
 from unetpipe.symmetries import GROUPS
@@ -74,7 +75,7 @@ def test_order_changes_nothing() -> None:
         predict_tiles(
             Forward(members=[(NETWORK, grid)], device=CPU),
             [tile.core for tile in grid][::order],
-            read=lambda box: image[(slice(None), *box.slices)],
+            read=lambda window: window_of(image, window),
             write=write,
         )
         results.append(result)
@@ -113,9 +114,9 @@ def test_dasks_own_overlap_finds_the_same() -> None:
 def test_cores_are_read_in_order_so_that_chunks_are_shared() -> None:
     grid, seen, written = TileGrid(shape=(70, 61), core_side=8, geometry=SPEC.geometry), [], []
 
-    def read(box: Box) -> NDArray[np.float32]:
-        seen.append(box)
-        return np.zeros((1, *box.shape), np.float32)
+    def read(window: Box) -> NDArray[np.float32]:
+        seen.append(window)
+        return np.zeros((1, *window.shape), np.float32)
 
     cores = [tile.core for tile in grid]
     forward = Forward(members=[(NETWORK, grid)], device=CPU)
@@ -128,7 +129,7 @@ def test_cores_are_read_in_order_so_that_chunks_are_shared() -> None:
         watch=lambda core, seconds: watched.append(seconds),
     )
     assert written == cores
-    assert seen == [source_box(tile.window, (70, 61)) for tile in grid]
+    assert seen == [tile.window for tile in grid]
     assert len(watched) == len(cores) and min(watched) > 0
 
 
@@ -190,36 +191,6 @@ def test_out_of_memory_with_the_smallest_tile_ends_in_one_line() -> None:
         predict_image(torch.nn.Flatten(), image, SPEC.geometry, core_side=48, device=CPU)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 4), (40, 3)])
-def test_windows_are_mirrored_without_repeating_the_edge(shape: tuple[int, int]) -> None:
-    image = np.random.default_rng(3).random((2, *shape), dtype=np.float32)
-    window = Box(start=(-13, -20), stop=(shape[0] + 17, shape[1] + 6))
-    found = read_window(lambda box: image[(slice(None), *box.slices)], shape, window)
-    expected = image
-    for axis, (before, after) in ((1, (13, 17)), (2, (20, 6))):
-        pads = [(0, 0)] * 3
-        pads[axis] = (before, after)
-        expected = np.pad(expected, pads, mode="edge" if image.shape[axis] == 1 else "reflect")
-    assert np.array_equal(found, expected)
-
-
-def test_what_is_read_of_an_image_is_what_stands_in_the_window() -> None:
-    """500 windows, in, across and far beyond small images, against mirroring index by index."""
-    rng = np.random.default_rng(4)
-    for _ in range(500):
-        shape = (int(rng.integers(1, 12)), int(rng.integers(1, 12)))
-        start = rng.integers(-30, 12, 2)
-        start = np.minimum(start, np.array(shape) - 1)
-        stop = np.maximum(start, 0) + rng.integers(1, 30, 2)
-        window = Box(start=tuple(start.tolist()), stop=tuple(stop.tolist()))
-        rows, columns = ([mirror(i, n) for i in range(a, b)] for a, b, n in zip(start, stop, shape, strict=True))
-        box = source_box(window, shape)
-        assert box.start == (min(rows), min(columns)) and box.stop == (max(rows) + 1, max(columns) + 1)
-        image = rng.random((1, *shape), dtype=np.float32)
-        found = read_window(lambda box, image=image: image[(slice(None), *box.slices)], shape, window)
-        assert np.array_equal(found[0], image[0][np.ix_(rows, columns)])
-
-
 def test_boxes_are_known_before_they_are_read() -> None:
     grids = [TileGrid(shape=(700, 333), core_side=96, geometry=unet_geometry(depth)) for depth in (2, 4)]
     forward = Forward(members=[(NETWORK, grid) for grid in grids], device=CPU)
@@ -241,7 +212,7 @@ def test_half_precision_is_close_and_does_not_depend_on_the_order() -> None:
             result[(slice(None), *core.slices)] = probabilities
 
         cores = [tile.core for tile in grid][::order]
-        predict_tiles(forward, cores, read=lambda box: image[(slice(None), *box.slices)], write=write)
+        predict_tiles(forward, cores, read=lambda window: window_of(image, window), write=write)
         results.append(result)
     assert results[0].tobytes() == results[1].tobytes()
     assert np.abs(results[0].sum(axis=0) - 1).max() < 1e-6, "float32 from the logits on"
@@ -252,7 +223,7 @@ def test_half_precision_is_close_and_does_not_depend_on_the_order() -> None:
 def test_failure_in_a_tile_ends_the_run() -> None:
     grid = TileGrid(shape=(64, 64), core_side=16, geometry=SPEC.geometry)
 
-    def read(box: Box) -> NDArray[np.float32]:
+    def read(window: Box) -> NDArray[np.float32]:
         raise GeometryError("no such pixels")
 
     with pytest.raises(GeometryError, match="no such pixels"):
@@ -280,7 +251,7 @@ def test_several_networks_and_forms_are_averaged() -> None:
     predict_tiles(
         Forward(members=members, device=CPU, symmetries=GROUPS["d4"]),
         [tile.core for tile in grids[0]],
-        read=lambda box: image[(slice(None), *box.slices)],
+        read=lambda window: window_of(image, window),
         write=write,
     )
     single = [

@@ -34,7 +34,7 @@ FLOORS: dict[str, int] = {
         ["labels", "separation", "weights", "intensity", "warp", "augment", "instances", "metrics", "comparison"], 1
     ),
     **dict.fromkeys(["examination", "faults", "polygons", "resampling", "tissue", "pyramids"], 1),
-    **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins", "hills", "tuning"], 1),
+    **dict.fromkeys(["masks", "measures", "outlines", "labelling", "basins", "hills", "tuning", "mirroring"], 1),
     **dict.fromkeys(["phantoms", "randomfields", "pictures", "kernels"], 1),
     **dict.fromkeys(["networks", "losses", "feed", "pace", "trainstate", "training", "symmetries", "inference"], 2),
     **dict.fromkeys(["programs", "publicstates"], 2),

@@ -68,6 +68,8 @@ def main() -> NoReturn:
 
 def end(message: str, code: int) -> NoReturn:
     """Say one line and leave."""
+    # asyncio tells of reads that zarr has begun and nobody waits for any more.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger(__name__).error(one_line(message))
     sys.exit(code)
 

@@ -32,12 +32,13 @@ from unetpipe.devices import download, mark, seconds_between, upload
 from unetpipe.errors import ModelError
 from unetpipe.footprint import is_out_of_memory
 from unetpipe.geometry import Box, NetGeometry, TileGrid
+from unetpipe.mirroring import source_box, window_of
 from unetpipe.networks import class_logits
 from unetpipe.symmetries import GROUPS, Symmetry, applied, undone
 
-__all__ = ["Forward", "Member", "predict_image", "predict_tiles", "read_window", "source_box", "source_boxes"]
+__all__ = ["Forward", "Member", "predict_image", "predict_tiles", "source_boxes"]
 
-ReadBox: TypeAlias = Callable[[Box], NDArray[np.float32]]
+ReadWindow: TypeAlias = Callable[[Box], NDArray[np.float32]]
 WriteCore: TypeAlias = Callable[[Box, NDArray[Any]], None]
 Member: TypeAlias = tuple[nn.Module, TileGrid]
 Seen: TypeAlias = Tensor | NDArray[np.float32]
@@ -46,35 +47,8 @@ Seen: TypeAlias = Tensor | NDArray[np.float32]
 STAGES = 3
 
 
-def source_box(window: Box, shape: tuple[int, int]) -> Box:
-    """The smallest box inside the image that holds all pixels of a window, also those that are mirrored into it.
-
-    Parameters
-    ----------
-    window : Box
-        Of any size and place.
-    shape : (int, int)
-        Height and width of the image in px.
-
-    Examples
-    --------
-    >>> source_box(Box(start=(-9, 3), stop=(4, 8)), (20, 20))
-    Box(start=(0, 3), stop=(10, 8))
-    """
-    if window.clipped(shape) == window:
-        return window
-    spans = []
-    for first, last, size in zip(window.start, window.stop, shape, strict=True):
-        # Mirrored, position -1 is 1 and position size is size - 2.
-        start = min(first, 2 * size - 1 - last) if last > size else first
-        stop = max(last, 1 - first) if first < 0 else last
-        spans.append((max(start, 0), min(stop, size)))
-    (top, bottom), (left, right) = spans
-    return Box(start=(top, left), stop=(bottom, right))
-
-
 def source_boxes(forward: "Forward", cores: Iterable[Box]) -> Iterator[Box]:
-    """What `predict_tiles` reads of the image, in that order.
+    """What the windows of `predict_tiles` show of the image, in that order.
 
     Parameters
     ----------
@@ -101,38 +75,6 @@ def source_boxes(forward: "Forward", cores: Iterable[Box]) -> Iterator[Box]:
         (top, left), (bottom, right) = core.start, core.stop
         for (y0, y1), (x0, x1) in zip(spans(0, top, bottom), spans(1, left, right), strict=True):
             yield Box(start=(y0, x0), stop=(y1, x1))
-
-
-def read_window(read: ReadBox, shape: tuple[int, int], window: Box) -> NDArray[np.float32]:
-    """Read a window that may reach outside the image, where the image is mirrored without repeating its edge.
-
-    Parameters
-    ----------
-    read : callable
-        Gives the (C, y, x) float32 pixels of a box inside the image.
-    shape : (int, int)
-        Height and width of the image in px.
-    window : Box
-        What is wanted, of any size and place.
-
-    Returns
-    -------
-    (C, Y, X) float32 array
-        The reflection is iterated where the image is smaller than the margin.
-    """
-    inside = source_box(window, shape)
-    pixels = read(inside)
-    if inside == window:
-        return pixels
-    # Mirrored at a border that the box inside touches; a single row or column repeats.
-    for axis in (0, 1):
-        before, after = max(-window.start[axis], 0), max(window.stop[axis] - shape[axis], 0)
-        pads = [(0, 0)] * 3
-        pads[1 + axis] = (before, after)
-        pixels = np.pad(pixels, pads, mode="reflect" if shape[axis] > 1 else "edge") if before or after else pixels
-    y, x = (max(w, 0) - i for w, i in zip(window.start, inside.start, strict=True))
-    height, width = window.shape
-    return pixels[:, y : y + height, x : x + width]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -241,7 +183,7 @@ def predict_tiles(
     forward: Forward,
     cores: Sequence[Box],
     *,
-    read: ReadBox,
+    read: ReadWindow,
     write: WriteCore,
     finish: Callable[[Tensor], Tensor] = lambda probabilities: probabilities,
     watch: Callable[[Box, float], None] = lambda core, seconds: None,
@@ -255,7 +197,8 @@ def predict_tiles(
     cores : sequence of Box
         What is left to be done; done in this order.
     read : callable
-        Gives the normalised (C, y, x) float32 pixels of a box inside the image; called from one thread at a time.
+        Gives the normalised (C, y, x) float32 pixels of a window, as `read_window` mirrors them; called from one thread
+        at a time.
     write : callable
         Takes a core and what `finish` has made of its probabilities; called from one thread at a time.
     finish : callable
@@ -271,7 +214,6 @@ def predict_tiles(
     """
     reading, computing, writing = (threading.Lock() for _ in range(STAGES))
     failed, order = threading.Event(), iter(cores)
-    shape = forward.members[0][1].shape
 
     def run() -> None:
         held, is_done = handed(None, reading), False
@@ -280,7 +222,7 @@ def predict_tiles(
                 return
             # Tasks begin in any order; cores in theirs, because neighbours share what is decoded.
             core = next(order)
-            pixels = {window: read_window(read, shape, window) for window in forward.windows(core)}
+            pixels = {window: read(window) for window in forward.windows(core)}
             windows = forward.uploaded(pixels)
             held = handed(held, computing)
             begun = mark(forward.device)
@@ -356,7 +298,7 @@ def predict_image(
     predict_tiles(
         Forward(members=[(network, grid)], device=device, symmetries=symmetries),
         [tile.core for tile in grid],
-        read=lambda box: image[(slice(None), *box.slices)],
+        read=lambda window: window_of(image, window),
         write=write,
     )
     assert result is not None

@@ -5,11 +5,11 @@ A shard is its chunks one behind the other, then the place and size of each as t
 the table's CRC-32C; a chunk that is not there has both numbers all ones. A chunk is one zstd frame and its CRC-32C.
 """
 
-import math
 import os
 import struct
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -21,7 +21,7 @@ import zstandard
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-__all__ = ["COMPRESSORS", "FAULTS", "ShardTable", "encoded_shard", "in_threads"]
+__all__ = ["COMPRESSORS", "FAULTS", "ShardTable", "encoded_shard", "helpers", "in_threads"]
 
 LEVEL = 1
 # A block is as large as the window: one channel of a chunk of 8 bits, which gets a code of its own; images of several
@@ -42,7 +42,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def in_threads(call: Callable[[T], R], items: Sequence[T], pool: Executor | None = None) -> list[R]:
     """Results of a call for each of some items, in their order, by up to four threads where there are many.
 
     Parameters
@@ -51,6 +51,8 @@ def in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
         Releases the interpreter's lock where it takes time.
     items : sequence
         What it is called with.
+    pool : Executor, optional
+        One of `helpers`, for callers that come often; by default threads are started and ended.
 
     Returns
     -------
@@ -68,10 +70,15 @@ def in_threads(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Results of every item that a thread does; to hand over one by one takes longer than some calls."""
         return [call(item) for item in items[first::THREADS]]
 
-    with ThreadPoolExecutor(THREADS - 1) as pool:
-        others = [pool.submit(share, first) for first in range(1, THREADS)]
+    with nullcontext(pool) if pool else helpers() as threads:
+        others = [threads.submit(share, first) for first in range(1, THREADS)]
         shares = [share(0), *(other.result() for other in others)]
     return [shares[i % THREADS][i // THREADS] for i in range(len(items))]
+
+
+def helpers() -> Executor:
+    """Threads that help the caller of `in_threads`; they begin when they are needed."""
+    return ThreadPoolExecutor(max(THREADS - 1, 1))
 
 
 def encoded_shard(chunks: Sequence[NDArray[Any] | None]) -> list[bytes]:
@@ -142,16 +149,14 @@ class ShardTable:
         numbers = struct.unpack(f"<{2 * count}Q", table)
         return cls(path, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
 
-    def chunk(self, place: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Read a chunk; one of `FAULTS` if it is damaged or was never written."""
+    def read(self, place: int, out: NDArray[Any]) -> None:
+        """Decode a chunk into an array in C order, little-endian; one of `FAULTS` if damaged or never written."""
         start, size = self.places[place]
         if size == MISSING:
             raise ValueError("it was never written")
         with self.path.open("rb") as file:
             file.seek(start)
             body = _checked(file, size)
-        chunk = np.empty(shape, dtype.newbyteorder("<"))
-        found = imagecodecs.zstd_decode(body, out=chunk.reshape(-1).view(np.uint8).data)
-        if len(found) != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"it holds {len(found)} bytes, not {math.prod(shape) * dtype.itemsize}")
-        return chunk
+        found = imagecodecs.zstd_decode(body, out=out.reshape(-1).view(np.uint8).data)
+        if len(found) != out.nbytes:
+            raise ValueError(f"it holds {len(found)} bytes, not {out.nbytes}")

@@ -108,7 +108,8 @@ class Plane:
 
         def decode(at: tuple[int, int]) -> None:
             """Copy what a chunk, counted over the whole array, has of the box."""
-            values = self.chunk(at, tables)
+            values = self.new_chunk()
+            self.read_chunk(at, tables, values)
             origin = (at[0] * chunk, at[1] * chunk)
             met = box.relative_to(origin).clipped((chunk, chunk))
             into = met.relative_to((box.start[0] - origin[0], box.start[1] - origin[1]))
@@ -120,7 +121,11 @@ class Plane:
             raise self.damage(box, error) from None
         return out
 
-    def chunk(self, at: tuple[int, int], tables: dict[tuple[int, int], ShardTable]) -> NDArray[Any]:
+    def new_chunk(self) -> NDArray[Any]:
+        """Memory for a chunk."""
+        return np.empty((*self.array.shape[:-2], *self.chunk_shape), self.dtype.newbyteorder("<"))
+
+    def read_chunk(self, at: tuple[int, int], tables: dict[tuple[int, int], ShardTable], out: NDArray[Any]) -> None:
         """Decode a chunk of an array that is laid out as ours; one of `FAULTS` if it is damaged.
 
         Parameters
@@ -129,13 +134,14 @@ class Plane:
             Its row and column over the whole array.
         tables : dict
             Tables of the shards read so far, by row and column; that of the chunk is put there.
+        out : array
+            One of `new_chunk`; what is decoded.
         """
         per_shard = self.shard_side // self.chunk_side
         (row, y), (column, x) = (divmod(i, per_shard) for i in at)
         if (row, column) not in tables:
             tables[row, column] = ShardTable.of(self.shard_path((row, column)), per_shard**2)
-        shape = (*self.array.shape[:-2], *self.chunk_shape)
-        return tables[row, column].chunk(y * per_shard + x, shape, self.dtype)
+        tables[row, column].read(y * per_shard + x, out)
 
     def read_by_zarr(self, box: Box) -> NDArray[Any]:
         """Pixels of a box, whatever the array's codecs."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from unetpipe.geometry import Box
-from unetpipe.inference import Forward, ReadBox, source_boxes
+from unetpipe.inference import Forward, ReadWindow, source_boxes
 from unetpipe.intensity import normalise
 from unetpipe.reading import SharedReader
 from unetpipe.slides import Plane
@@ -13,8 +13,8 @@ __all__ = ["shared_reader"]
 
 def shared_reader(
     plane: Plane, forward: Forward, cores: Sequence[Box], limits: list[tuple[float, float]], *, most_bytes: int
-) -> ReadBox:
-    """A function that gives the normalised pixels of a plane, and decodes each chunk once.
+) -> ReadWindow:
+    """A function that gives the normalised pixels of a plane's windows, and decodes each chunk once.
 
     Parameters
     ----------
@@ -30,4 +30,4 @@ def shared_reader(
         Bytes of decoded chunks that may wait for the next window.
     """
     shared = SharedReader(plane, source_boxes(forward, cores), most_bytes=most_bytes)
-    return lambda box: normalise(shared.read(box), limits)
+    return lambda window: normalise(shared.read(window), limits)
