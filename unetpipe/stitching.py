@@ -109,10 +109,13 @@ def stored(labels: Stitched, like: Plane, unfinished: Unfinished, name: str) -> 
     """Labels as an array on disk, beside what is kept of an unfinished stage."""
     plane = beside(like, unfinished, name)
     for number, (_, box) in enumerate(labels.cores):
-        # A shard gets its name when it is whole: one that has it need not be made.
-        is_new = not plane.shard_path((box.start[0] // plane.shard_side, box.start[1] // plane.shard_side)).is_file()
-        if is_new:
+        try:
+            plane.read(box)
+            is_new = False
+        except StoreError:
+            # Not there, or damaged since.
             plane.write_shard(box, labels.block(number))
+            is_new = True
         unfinished.passed(box, is_new=is_new)
     return plane
 

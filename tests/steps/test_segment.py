@@ -417,6 +417,28 @@ def test_what_is_kept_and_damaged_is_computed_again(
     assert_same(output, whole.path)
 
 
+@pytest.mark.parametrize(("name", "keys"), [("whole", {"split": "distance"}), ("parts", {"connectivity": 8})])
+def test_arrays_aside_that_are_damaged_are_made_again(
+    tmp_path: Path, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch, name: str, keys: dict[str, Any]
+) -> None:
+    whole = segmented(tmp_path / "one", blobs, 64, **keys)
+    paths, output = sources(tmp_path / "other", blobs, 64), tmp_path / "other" / "segmentations" / "m" / "s.json"
+    spec = SegmentSpec(classes=("background", "cell"), min_area_px=0, **keys)
+    shards: list[Path] = []
+    while len(shards) < 2:
+        counted(monkeypatch, stop_behind=20)
+        with pytest.raises(Killed):
+            segment(*paths, output=output, spec=spec, code="s@1")
+        shards = sorted(p for p in output.with_suffix(".zarr").glob(f"unfinished/{name}/c/*/*"))
+    content = bytearray(shards[0].read_bytes())
+    content[9] ^= 4
+    shards[0].write_bytes(content)
+    shards[1].write_bytes(shards[1].read_bytes()[:-7])
+    counted(monkeypatch)
+    segment(*paths, output=output, spec=spec, code="s@1")
+    assert_same(output, whole.path)
+
+
 @pytest.mark.parametrize(("kills", "tiles"), [(3, 3), pytest.param(25, 6, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     tmp_path: Path, mixture: np.ndarray, kills: int, tiles: int
