@@ -13,8 +13,9 @@ A message says what is wrong, where, what was expected, what came, and what to d
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 __all__ = [
     "AnnotationError",
@@ -51,7 +52,15 @@ class AnnotationError(UnetpipeError, ValueError):
 
 
 class StoreError(UnetpipeError, OSError):
-    """A result on disk is missing, damaged, or belongs to something else."""
+    """A result on disk is missing, damaged, or belongs to something else.
+
+    Attributes
+    ----------
+    files : sequence of Path
+        Shards, where one of them cannot be read.
+    """
+
+    files: Sequence[Path] = ()
 
 
 class ModelError(UnetpipeError, ValueError):

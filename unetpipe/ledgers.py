@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from unetpipe import __version__
-from unetpipe.errors import AnnotationError, SourceError
+from unetpipe.errors import AnnotationError, SourceError, StoreError
 from unetpipe.leases import holder
 from unetpipe.manifests import SCHEMA, Manifest, damage, is_chunk, store_path, write_file
 from unetpipe.signals import stop_if_asked
@@ -249,6 +249,15 @@ def open_ledger(
             # What was made of a refused file is nothing to go on with.
             ledger.restart()
             raise
+        except StoreError as error:
+            own = [file.relative_to(ledger.store) for file in error.files if file.is_relative_to(ledger.store)]
+            if not own:
+                raise
+            # `verify` reads finished results only.
+            ledger.take_back({file.as_posix(): f"{ledger.store / file}: damaged" for file in own})
+            raise StoreError(
+                f"{ledger.store / own[0]}: damaged since it was written; it is taken back: give the same command again"
+            ) from None
 
 
 @contextmanager

@@ -153,10 +153,12 @@ class Plane:
     def damage(self, box: Box, error: Exception) -> StoreError:
         """What to say of a box that cannot be read."""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return StoreError(
+        fault = StoreError(
             f"{self.folder}: damaged at {box.start} ({reason}); run `python -m unetpipe verify --mend`, then the same "
             "command again"
         )
+        fault.files = [self.shard_path(at) for at in met_by(box, self.shard_side)] if self.is_own else []
+        return fault
 
     def write_shard(self, box: Box, block: NDArray[Any], *, draft: str = "") -> str:
         """Write one whole shard durably, or none: to a temporary name, then under its own.

@@ -417,6 +417,32 @@ def test_what_is_kept_and_damaged_is_computed_again(
     assert_same(output, whole.path)
 
 
+def test_unfinished_shards_that_are_damaged_are_taken_back(
+    tmp_path: Path, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line, and the same command makes that shard again and no other one."""
+    whole = segmented(tmp_path / "one", blobs, 64)
+    paths, output = sources(tmp_path / "other", blobs, 64), tmp_path / "other" / "segmentations" / "m" / "s.json"
+    keys: dict[str, Any] = {"spec": SegmentSpec(classes=("background", "cell"), min_area_px=0), "code": "s@1"}
+    counted(monkeypatch, stop_behind=20)
+    with pytest.raises(Killed):
+        segment(*paths, output=output, **keys)
+    shards = sorted(output.with_suffix(".zarr").glob("classes/0/c/*/*"))
+    content = bytearray(shards[-1].read_bytes())
+    content[9] ^= 4
+    shards[-1].write_bytes(content)
+    counted(monkeypatch)
+    with pytest.raises(
+        StoreError, match=f"{shards[-1].name}: damaged since it was written; it is taken back: give the"
+    ):
+        segment(*paths, output=output, **keys)
+    assert any("computing these shards again" in message for message in caplog.messages)
+    calls = counted(monkeypatch)
+    segment(*paths, output=output, **keys)
+    assert calls["decided"] == 1
+    assert_same(output, whole.path)
+
+
 @pytest.mark.parametrize(("name", "keys"), [("whole", {"split": "distance"}), ("parts", {"connectivity": 8})])
 def test_arrays_aside_that_are_damaged_are_made_again(
     tmp_path: Path, blobs: np.ndarray, monkeypatch: pytest.MonkeyPatch, name: str, keys: dict[str, Any]
