@@ -47,15 +47,18 @@ def test_every_stage_explains_itself(verb: str) -> None:
 def test_reads_that_nobody_waits_for_are_not_told_behind_an_error() -> None:
     """zarr leaves them when a chunk is damaged; its loop is closed at exit."""
     program = (
-        "import asyncio, logging; from unetpipe import cli; loop = asyncio.new_event_loop();"
-        "{}; loop.create_task(asyncio.sleep(9)); loop.run_until_complete(asyncio.sleep(0)); loop.close();"
-        "logging.basicConfig(format='unetpipe: %(message)s'); cli.end('chunk is damaged', 2)"
+        "import asyncio, logging, sys; from unetpipe import cli; loop = asyncio.new_event_loop();"
+        "loop.create_task(asyncio.sleep(9)); loop.run_until_complete(asyncio.sleep(0)); loop.close();"
+        "sys.argv = ['unetpipe', 'verify', '/no/folder']; {}; cli.main()"
     )
-    found = subprocess.run([sys.executable, "-c", program.format("0")], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stderr) == (2, "unetpipe: chunk is damaged\n")
-    heard = "logging.Logger.setLevel = lambda logger, level: None"
-    found = subprocess.run([sys.executable, "-c", program.format(heard)], capture_output=True, text=True, check=False)
-    assert "Task was destroyed" in found.stderr, "or the test shows nothing"
+
+    def heard(before: str) -> str:
+        words = [sys.executable, "-c", program.format(before)]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stderr
+
+    assert heard("pass") == "unetpipe: /no/folder: expected a folder of results with manifests, came none\n"
+    as_it_was = "logging.Logger.setLevel = lambda logger, level: None"
+    assert "Task was destroyed" in heard(as_it_was), "or the test shows nothing"
 
 
 def test_version() -> None:

@@ -49,6 +49,9 @@ Manifests = Annotated[
 def main() -> NoReturn:
     """Run the command line and end the process."""
     logging.basicConfig(format="unetpipe: %(message)s", level=logging.WARNING)
+    # At the end of a process, they tell of reads that nobody waits for any more, as behind a damaged chunk.
+    for name in ("asyncio", "zarr.core.sync"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         app(standalone_mode=True)
     except UnetpipeError as error:
@@ -68,8 +71,6 @@ def main() -> NoReturn:
 
 def end(message: str, code: int) -> NoReturn:
     """Say one line and leave."""
-    # asyncio tells of reads that zarr has begun and nobody waits for any more.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.getLogger(__name__).error(one_line(message))
     sys.exit(code)
 
