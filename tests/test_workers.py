@@ -63,8 +63,27 @@ def test_a_scheduler_that_is_not_there_is_one_line(
     assert len(str(error.value)) < 300
 
 
-def test_calls_are_shared_by_processes() -> None:
-    pytest.importorskip("distributed")
+def test_dask_that_never_begins_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    runners = pytest.importorskip("distributed.utils").LoopRunner
+
+    def never(runner: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(runners, "start", never)
+    with pytest.raises(UnetpipeError, match="run fewer jobs at once"), open_workers(ClusterSpec(local=1), **KEYS):
+        pass
+
+
+def test_calls_are_shared_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    runners = pytest.importorskip("distributed.utils").LoopRunner
+    late, start = [True, True], runners._start_unlocked
+
+    def begin(runner: object) -> None:
+        """Twice, the thread of the loop is not there in time."""
+        assert runner._loop or not late or not late.pop()
+        start(runner)
+
+    monkeypatch.setattr(runners, "_start_unlocked", begin)
     found: list[int] = []
     with open_workers(ClusterSpec(local=1), **KEYS) as shared:
         assert shared.count == 1
@@ -72,6 +91,10 @@ def test_calls_are_shared_by_processes() -> None:
         assert sorted(found) == list(range(1, 21))
         with pytest.raises(FileNotFoundError):
             shared.each(os.stat, ["/no/such/file"], take=found.append)
+        address = shared.client.scheduler.address
+        with open_workers(ClusterSpec(address=address), **KEYS) as others:
+            others.each(abs, [-21], take=found.append)
+    assert found[-1] == 21 and not late
 
 
 @pytest.mark.slow

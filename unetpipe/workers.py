@@ -24,6 +24,8 @@ R = TypeVar("R")
 POLL_S = 0.2
 # How long a scheduler may take to answer.
 ANSWER_S = 20
+# How often dask may try to begin.
+LOOP_TRIES = 6
 # How often lost jobs are asked for again, and how long there may be no worker before that is told.
 RENEW_S, MISSED_S = 30.0, 120.0
 # Tasks that each worker has: one that it computes, and one that it finds when that is done.
@@ -140,7 +142,8 @@ def open_workers(spec: ClusterSpec, *, threads: int, memory_bytes: int) -> Itera
     # What dask tells of each connection; its warnings are told, in workers only its errors.
     logging.getLogger("distributed").setLevel(logging.WARNING)
     with ExitStack() as stack:
-        cluster, count = started(spec, threads, memory_bytes), spec.local or spec.slurm
+        loop = stack.enter_context(running_loop())
+        cluster, count = started(spec, threads, memory_bytes, loop), spec.local or spec.slurm
         if cluster is not None:
             stack.enter_context(cluster)
         place = spec.address or spec.scheduler_file
@@ -151,7 +154,7 @@ def open_workers(spec: ClusterSpec, *, threads: int, memory_bytes: int) -> Itera
             )
         keys = {"address": spec.address or cluster, "scheduler_file": spec.scheduler_file or None}
         try:
-            client = distributed.Client(**keys, timeout=ANSWER_S, set_as_default=False)
+            client = distributed.Client(**keys, timeout=ANSWER_S, set_as_default=False, loop=loop)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"predict.cluster: expected a dask scheduler at {place or 'this machine'}, none answers "
@@ -166,19 +169,39 @@ def open_workers(spec: ClusterSpec, *, threads: int, memory_bytes: int) -> Itera
         yield Workers(client, max(1, count), (lambda: cluster.scale(count)) if spec.slurm else (lambda: None))
 
 
-def started(spec: ClusterSpec, threads: int, memory_bytes: int) -> Any:
+@contextmanager
+def running_loop() -> Iterator[Any]:
+    """The event loop of dask, which gives its thread 10 s to begin: again where disk or processors are busy."""
+    for _ in range(LOOP_TRIES):
+        runner = installed("distributed.utils").LoopRunner()
+        with suppress(AssertionError):
+            runner.start()
+            break
+    else:
+        raise UnetpipeError(
+            "predict.cluster: no thread for dask began within a minute; run fewer jobs at once on this machine"
+        )
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
+
+
+def started(spec: ClusterSpec, threads: int, memory_bytes: int, loop: Any) -> Any:
     """A cluster of dask's that starts the workers; None where they run already."""
     # dask's own limits would stop a worker that keeps its memory for the next tile.
     if spec.local:
         keys: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
         return installed("distributed").LocalCluster(
-            n_workers=spec.local, processes=True, silence_logs=logging.ERROR, **keys
+            n_workers=spec.local, processes=True, silence_logs=logging.ERROR, loop=loop, **keys
         )
     if spec.slurm:
         keys = {"cores": threads, "processes": 1, "memory": f"{memory_bytes} B"}
         keys |= {"worker_extra_args": ["--memory-limit", "0"], "job_extra_directives": list(spec.directives)}
         scheduler = {"dashboard_address": ":0"}
-        return installed("dask_jobqueue").SLURMCluster(n_workers=spec.slurm, scheduler_options=scheduler, **keys)
+        return installed("dask_jobqueue").SLURMCluster(
+            n_workers=spec.slurm, scheduler_options=scheduler, loop=loop, **keys
+        )
     return None
 
 
