@@ -1,5 +1,6 @@
 """Planes on disk: round trips, alignment and damage."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -76,6 +77,31 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
         file.write_bytes(bytes(bad))
         with pytest.raises(StoreError, match=r"damaged at \(0, 0\).*run `python -m unetpipe verify --mend`, then"):
             open_plane(tmp_path / "0").read_whole()
+
+
+def test_a_disk_that_fails_for_now_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards that are lost, cut off or changed are named, to be made again; those that could not be opened are not."""
+    plane = create_plane(tmp_path / "0", shape=(128, 64), dtype=np.uint8, shard_side=64)
+    for _, box in plane.iter_shards():
+        plane.write_shard(box, np.full(box.shape, 7, np.uint8))
+    path = plane.shard_path((1, 0))
+    content = path.read_bytes()
+    lower = Box(start=(70, 0), stop=(80, 64))
+    for damaged in (None, content[:9], content[:-3], bytes([content[0] ^ 1]) + content[1:]):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        with pytest.raises(StoreError, match="damaged at") as found:
+            plane.read(lower)
+        assert found.value.files == [path]
+    path.write_bytes(content)
+
+    def too_many(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="Too many open files") as found:
+        patched.setattr(Path, "open", too_many)
+        plane.read(lower)
+    assert not found.value.files
+    assert (plane.read(lower) == 7).all()
 
 
 def test_missing_array_is_one_line(tmp_path: Path) -> None:

@@ -49,9 +49,8 @@ Manifests = Annotated[
 def main() -> NoReturn:
     """Run the command line and end the process."""
     logging.basicConfig(format="unetpipe: %(message)s", level=logging.WARNING)
-    # At the end of a process, they tell of reads that nobody waits for any more, as behind a damaged chunk.
     for name in ("asyncio", "zarr.core.sync"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).addFilter(is_heard)
     try:
         app(standalone_mode=True)
     except UnetpipeError as error:
@@ -67,6 +66,11 @@ def main() -> NoReturn:
         reason = f"{error.strerror or error}; check the disk and your rights there, then give the same command again"
         end(f"{error.filename or 'a file'}: {reasons.get(error.errno or 0, reason)}", 2)
     sys.exit(0)
+
+
+def is_heard(record: logging.LogRecord) -> bool:
+    """Whether a message is more than that reads end with the process, which zarr leaves behind a damaged chunk."""
+    return not record.getMessage().startswith(("Task was destroyed", "Thread did not finish cleanly"))
 
 
 def end(message: str, code: int) -> NoReturn:

@@ -57,7 +57,7 @@ class StoreError(UnetpipeError, OSError):
     Attributes
     ----------
     files : sequence of Path
-        Shards, where one of them cannot be read.
+        Shards, where the content of one of them is damaged.
     """
 
     files: Sequence[Path] = ()

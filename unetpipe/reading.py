@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from unetpipe.geometry import Box
 from unetpipe.mirroring import read_window
-from unetpipe.shards import FAULTS, ShardTable, helpers, in_threads
+from unetpipe.shards import FAULTS, ShardTable, helper_threads, in_threads
 from unetpipe.slides import Plane
 
 __all__ = ["SharedReader"]
@@ -59,7 +59,7 @@ class SharedReader:
         self.waiting: dict[Place, NDArray[Any]] = {}
         self.free: list[NDArray[Any]] = []
         self.tables: dict[Place, ShardTable] = {}
-        self.pool = helpers()
+        self.pool = helper_threads()
 
     def met(self, box: Box) -> tuple[slice, slice]:
         """Rows and columns of the chunks that meet a box."""

@@ -21,7 +21,7 @@ import zstandard
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-__all__ = ["COMPRESSORS", "FAULTS", "ShardTable", "encoded_shard", "helpers", "in_threads"]
+__all__ = ["COMPRESSORS", "FAULTS", "ShardTable", "encoded_shard", "helper_threads", "in_threads"]
 
 LEVEL = 1
 # A block is as large as the window: one channel of a chunk of 8 bits, which gets a code of its own; images of several
@@ -52,7 +52,7 @@ def in_threads(call: Callable[[T], R], items: Sequence[T], pool: Executor | None
     items : sequence
         What it is called with.
     pool : Executor, optional
-        One of `helpers`, for callers that come often; by default threads are started and ended.
+        One of `helper_threads`, for callers that come often; by default threads are started and ended.
 
     Returns
     -------
@@ -70,13 +70,13 @@ def in_threads(call: Callable[[T], R], items: Sequence[T], pool: Executor | None
         """Results of every item that a thread does; to hand over one by one takes longer than some calls."""
         return [call(item) for item in items[first::THREADS]]
 
-    with nullcontext(pool) if pool else helpers() as threads:
+    with nullcontext(pool) if pool else helper_threads() as threads:
         others = [threads.submit(share, first) for first in range(1, THREADS)]
         shares = [share(0), *(other.result() for other in others)]
     return [shares[i % THREADS][i // THREADS] for i in range(len(items))]
 
 
-def helpers() -> Executor:
+def helper_threads() -> Executor:
     """Threads that help the caller of `in_threads`; they begin when they are needed."""
     return ThreadPoolExecutor(max(THREADS - 1, 1))
 

@@ -4,6 +4,7 @@ Every array is written shard by shard, so that no two writers share an object; a
 digest of its decoded pixels.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -157,7 +158,10 @@ class Plane:
             f"{self.folder}: damaged at {box.start} ({reason}); run `python -m unetpipe verify --mend`, then the same "
             "command again"
         )
-        fault.files = [self.shard_path(at) for at in met_by(box, self.shard_side)] if self.is_own else []
+        # A disk that fails or has too many files open may read them next time; a file that is too short is damaged.
+        is_lasting = not isinstance(error, OSError) or error.errno in (errno.ENOENT, errno.EINVAL)
+        if self.is_own and is_lasting:
+            fault.files = [self.shard_path(at) for at in met_by(box, self.shard_side)]
         return fault
 
     def write_shard(self, box: Box, block: NDArray[Any], *, draft: str = "") -> str:
